@@ -1,0 +1,27 @@
+"""Images and labels to attack: sources named by a URI, and the rows picked from them.
+
+Importing this room loads torch and NumPy only; scikit-learn, torchvision and Pillow are imported by
+the sources that need them.
+"""
+
+from deitsec.data.array_set import ArrayImageSet
+from deitsec.data.balance import balanced_rows
+from deitsec.data.batches import batches, to_float
+from deitsec.data.errors import DataError
+from deitsec.data.folder_set import FolderImageSet
+from deitsec.data.image_set import ImageSet
+from deitsec.data.load import list_sources, load_data
+from deitsec.data.source import DataSource
+
+__all__ = [
+    "ArrayImageSet",
+    "DataError",
+    "DataSource",
+    "FolderImageSet",
+    "ImageSet",
+    "balanced_rows",
+    "batches",
+    "list_sources",
+    "load_data",
+    "to_float",
+]

@@ -1,0 +1,50 @@
+"""The face that every set of labelled images shows."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class ImageSet(Protocol):
+    """Labelled images of one shape, read by row.
+
+    `labels` is (N,) int64 on the CPU; `shape` is (C, H, W) of every image that `images` returns.
+    """
+
+    @property
+    def labels(self) -> Tensor:
+        """Classes, (N,) int64 on the CPU."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        ...
+
+    def __len__(self) -> int:
+        """Count the images."""
+        ...
+
+    def images(self, rows: Tensor) -> Tensor:
+        """Return the images of `rows`, (n,) int64 on the CPU, as contiguous (n, C, H, W) uint8."""
+        ...
+
+
+def check_rows(rows: Tensor, num_images: int) -> None:
+    """Refuse rows that do not name images.
+
+    Args:
+        rows: (n,) int64 on the CPU, each in [0, num_images); n may be 0.
+        num_images: how many images there are.
+
+    Raises:
+        TypeError: if `rows` is not a one-dimensional int64 tensor on the CPU.
+        ValueError: if a row is out of range.
+    """
+    if rows.dtype != torch.int64 or rows.ndim != 1 or rows.device.type != "cpu":
+        given = f"{rows.dtype} of shape {tuple(rows.shape)} on {rows.device}"
+        raise TypeError(f"rows must be (n,) torch.int64 on cpu, got {given}")
+    outside = rows[(rows < 0) | (rows >= num_images)]
+    if len(outside):
+        raise ValueError(f"rows must be in [0, {num_images}), got {int(outside[0])}")
