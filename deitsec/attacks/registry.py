@@ -1,0 +1,49 @@
+"""The attacks by name."""
+
+import dataclasses
+import difflib
+import fnmatch
+from typing import Any
+
+from deitsec.attacks.attack import Attack
+from deitsec.attacks.bim import BIM
+from deitsec.attacks.fgsm import FGSM
+from deitsec.attacks.illc import ILLC
+from deitsec.attacks.mifgsm import MIFGSM
+from deitsec.attacks.pgd import PGD
+
+ATTACKS: dict[str, type[Attack]] = {cls.name: cls for cls in (FGSM, BIM, ILLC, PGD, MIFGSM)}
+
+
+def list_attacks(pattern: str = "*") -> list[str]:
+    """Names of the attacks that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(ATTACKS, pattern))
+
+
+def attack_class(name: str) -> type[Attack]:
+    """Find an attack by name.
+
+    Raises:
+        ValueError: no such attack; the message names the nearest.
+    """
+    if name not in ATTACKS:
+        near = difflib.get_close_matches(name, ATTACKS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown attack {name!r}; {hint}known: {', '.join(list_attacks())}")
+    return ATTACKS[name]
+
+
+def create_attack(name: str, **options: Any) -> Attack:
+    """Make an attack by name, `create_attack("pgd", eps=8/255, steps=20)`.
+
+    Raises:
+        ValueError: unknown attack or option, or an option out of range.
+    """
+    cls = attack_class(name)
+    known = [field.name for field in dataclasses.fields(cls)]
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"{name} has no option {option!r}; {hint}known: {', '.join(known)}")
+    return cls(**options)

@@ -1,0 +1,80 @@
+"""Attack specs: `pgd:eps=8/255,steps=20`."""
+
+import dataclasses
+import math
+from types import NoneType
+from typing import Any, get_args
+
+from deitsec.attacks.attack import Attack
+from deitsec.attacks.registry import attack_class, create_attack
+
+Value = str | int | float | bool | None
+
+
+def parse_spec(spec: str, **defaults: Any) -> Attack:
+    """Make an attack from `name:key=value,...`; fractions such as 8/255 are understood.
+
+    Args:
+        spec: the text.
+        **defaults: options for what the text does not set, where the attack has them.
+
+    Returns:
+        The attack.
+
+    Raises:
+        ValueError: unknown name or key, a value that is not understood or is out of range.
+    """
+    name, _, rest = spec.partition(":")
+    fields = {field.name: field for field in dataclasses.fields(attack_class(name.strip()))}
+    options = {key: value for key, value in defaults.items() if key in fields}
+    for item in filter(None, (part.strip() for part in rest.split(","))):
+        key, equals, text = (part.strip() for part in item.partition("="))
+        if not equals or not text:
+            raise ValueError(f"{spec!r}: {item!r} is not key=value")
+        options[key] = _value(text)
+        if key in fields:
+            _check_kind(spec, key, options[key], fields[key].type)
+    return create_attack(name.strip(), **options)
+
+
+def format_spec(attack: Attack) -> str:
+    """Write an attack as the spec that makes it again: eps, and all that is no default."""
+    changed = [
+        f"{field.name}={_text(getattr(attack, field.name))}"
+        for field in dataclasses.fields(attack)
+        if field.name == "eps" or getattr(attack, field.name) != field.default
+    ]
+    return attack.name + (":" + ",".join(changed) if changed else "")
+
+
+def _value(text: str) -> Value:
+    words: dict[str, Value] = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    numerator, slash, denominator = text.partition("/")
+    try:
+        if not slash:
+            return float(text)
+        return float(numerator) / float(denominator)
+    except (ValueError, ZeroDivisionError):
+        return text
+
+
+def _check_kind(spec: str, key: str, value: Value, annotation: Any) -> None:
+    """Refuse a value of a kind that the option's annotation does not name."""
+    kinds = get_args(annotation) or (annotation,)
+    accepted = {type(value)} | ({float} if type(value) is int else set())
+    if not accepted & set(kinds):
+        names = " or ".join("none" if kind is NoneType else kind.__name__ for kind in kinds)
+        raise ValueError(f"{spec!r}: {key} must be {names}, got {value!r}")
+
+
+def _text(value: Value) -> str:
+    if not isinstance(value, float) or not math.isfinite(value):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    levels = round(value * 255)
+    return f"{levels}/255" if 0 < levels < 255 and levels / 255 == value else repr(value)

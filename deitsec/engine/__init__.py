@@ -1,0 +1,7 @@
+"""Runs attacks on models."""
+
+from deitsec.engine.checked_model import ModelError
+from deitsec.engine.engine import Engine, run
+from deitsec.engine.result import AttackResult, Queries
+
+__all__ = ["AttackResult", "Engine", "ModelError", "Queries", "run"]

@@ -1,0 +1,42 @@
+"""Leaves the caller's model as it was found."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+
+@contextlib.contextmanager
+def attack_mode(model: nn.Module) -> Iterator[None]:
+    """Put the model into eval mode with frozen parameters, and restore everything after.
+
+    Training flags of every module, requires_grad of every parameter and the random number state
+    are put back; `.grad` is never touched, since gradients are taken of inputs only.
+    """
+    training = [module for module in model.modules() if module.training]
+    learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if training and _acts_in_training(model):
+        warnings.warn(
+            "the model was in train mode; it is attacked in eval mode and put back after",
+            stacklevel=4,
+        )
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
+        model.eval()
+        for parameter in learnable:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in learnable:
+                parameter.requires_grad_(True)
+            for module in training:
+                module.training = True
+
+
+def _acts_in_training(model: nn.Module) -> bool:
+    """Whether a module would act otherwise in train mode; a plain linear model does not."""
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    return any(isinstance(module, kinds) and module.training for module in model.modules())

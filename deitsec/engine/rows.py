@@ -1,0 +1,102 @@
+"""The rows that a caller hands in, checked."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from deitsec.attacks.attack import Attack
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """Checked inputs of a run, rows first.
+
+    Attributes:
+        images: (B, C, H, W) float in [0, 1].
+        labels: (B,) int64.
+        targets: (B,) int64 or None.
+        sample_ids: (B,) int64.
+    """
+
+    images: Tensor
+    labels: Tensor
+    targets: Tensor | None
+    sample_ids: Tensor
+
+    def slice(self, start: int, end: int) -> Self:
+        """Rows start to end - 1."""
+        return type(self)(
+            images=self.images[start:end],
+            labels=self.labels[start:end],
+            targets=None if self.targets is None else self.targets[start:end],
+            sample_ids=self.sample_ids[start:end],
+        )
+
+
+def check_rows(
+    attack: Attack,
+    images: Tensor,
+    labels: Tensor,
+    targets: Tensor | None,
+    sample_ids: Tensor | None,
+) -> Rows:
+    """Check what a caller hands in.
+
+    Raises:
+        TypeError: images that are not floating, labels or targets that are not integers.
+        ValueError: shapes that do not fit, no rows, images outside [0, 1] or not finite, targets
+            missing or not wanted.
+    """
+    _check_images(images)
+    rows = len(images)
+    labels = _integers("labels", labels, rows)
+    if int(labels.min()) < 0:
+        row = int((labels < 0).nonzero()[0])
+        raise ValueError(f"labels must be >= 0, got {int(labels[row])} in row {row}")
+    if targets is not None:
+        if not attack.traits.targeted:
+            raise ValueError(f"{attack.name} cannot aim at a class; leave targets out")
+        targets = _integers("targets", targets, rows)
+    elif attack.target is None and not attack.traits.untargeted:
+        raise ValueError(f"{attack.name} is targeted only: give targets or set target=")
+    if attack.confidence > 0 and targets is None and attack.target is None:
+        raise ValueError(
+            f"{attack.name}: confidence is for targeted attacks; give targets or set target="
+        )
+    if sample_ids is None:
+        sample_ids = torch.arange(rows, device=images.device)
+    sample_ids = _integers("sample_ids", sample_ids, rows)
+    return Rows(
+        images=images.detach().contiguous(), labels=labels, targets=targets, sample_ids=sample_ids
+    )
+
+
+def _check_images(images: Tensor) -> None:
+    if not images.is_floating_point():
+        raise TypeError(
+            f"images must be float in [0, 1], got {images.dtype}; "
+            "deitsec.data.to_float turns uint8 into that"
+        )
+    if images.ndim != 4 or 0 in images.shape[1:]:
+        raise ValueError(f"images must be (B, C, H, W), got {tuple(images.shape)}")
+    if len(images) == 0:
+        raise ValueError("images must hold at least one row, got 0")
+    low, high = images.aminmax()
+    if not (low >= 0 and high <= 1):  # also false for NaN
+        bad = ~((images >= 0) & (images <= 1)).flatten(1).all(1)
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            "images must be finite and in [0, 1] (normalisation belongs into the model, see "
+            f"deitsec.wrap), got {images[row].min().item():g} to {images[row].max().item():g} "
+            f"in row {row}"
+        )
+
+
+def _integers(name: str, values: Tensor, rows: int) -> Tensor:
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, got {values.dtype}")
+    if values.shape != (rows,):
+        raise ValueError(f"{name} must be ({rows},), one a row, got {tuple(values.shape)}")
+    return values.detach().to(torch.int64)
