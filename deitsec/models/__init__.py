@@ -1,0 +1,75 @@
+"""Models: [0, 1] images to logits, from timm, from the papers, or any module wrapped.
+
+Names are imported when they are first used, so that `import deitsec.models` does not import timm.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deitsec.models.checkpoint import load_weights, read_model_card, save_checkpoint
+    from deitsec.models.checkpoint_error import CheckpointError
+    from deitsec.models.classifier import Classifier
+    from deitsec.models.deit import deit_micro
+    from deitsec.models.model_card import ModelCard
+    from deitsec.models.networks import (
+        logistic_regression,
+        mnist_dense,
+        papernot_cifar10,
+        papernot_mnist,
+        small_cnn,
+    )
+    from deitsec.models.weights_hash import model_sha256
+    from deitsec.models.wrapping import wrap
+    from deitsec.models.zoo import build_own, list_models, load_model
+
+__all__ = [
+    "CheckpointError",
+    "Classifier",
+    "ModelCard",
+    "build_own",
+    "deit_micro",
+    "list_models",
+    "load_model",
+    "load_weights",
+    "logistic_regression",
+    "mnist_dense",
+    "model_sha256",
+    "papernot_cifar10",
+    "papernot_mnist",
+    "read_model_card",
+    "save_checkpoint",
+    "small_cnn",
+    "wrap",
+]
+
+_HOMES = {
+    "checkpoint": ("load_weights", "read_model_card", "save_checkpoint"),
+    "checkpoint_error": ("CheckpointError",),
+    "classifier": ("Classifier",),
+    "deit": ("deit_micro",),
+    "model_card": ("ModelCard",),
+    "networks": (
+        "logistic_regression",
+        "mnist_dense",
+        "papernot_cifar10",
+        "papernot_mnist",
+        "small_cnn",
+    ),
+    "weights_hash": ("model_sha256",),
+    "wrapping": ("wrap",),
+    "zoo": ("build_own", "list_models", "load_model"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public name `name` from its file (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,63 @@
+"""Files that appear whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def replace_files(contents: Mapping[Path, bytes]) -> None:
+    """Write a set of files; a full disk or an interruption leaves the old ones and no others.
+
+    All are written beside their final places and synced before the first is renamed; they are
+    renamed in the given order, so the one that makes the set valid goes last.
+
+    Args:
+        contents: bytes by final path; folders are made.
+
+    Raises:
+        OSError: with the final path of the file that could not be written, and why.
+    """
+    temporaries: dict[Path, Path] = {}
+    try:
+        for path, data in contents.items():
+            temporaries[path] = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+            with _naming(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write(temporaries[path], data)
+        for path, temporary in temporaries.items():
+            with _naming(path):
+                os.replace(temporary, path)
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+    for folder in {path.parent for path in contents}:
+        _sync_folder(folder)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file that was meant in the error, not the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"could not be written ({error.strerror})", str(path)) from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    # the rename itself must reach the disk too; only POSIX can open a folder for that
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
