@@ -1,0 +1,326 @@
+// See deitsec/ops/distillation_loss.py for the meaning.
+#include <torch/csrc/stable/library.h>
+
+#include <array>
+#include <cfloat>
+#include <cmath>
+#include <optional>
+
+#include "cuda/row_group.h"
+
+namespace deitsec {
+namespace {
+
+constexpr int kBlock = 256;
+constexpr int kBlocksPerProcessor = 8;
+
+template <class T>
+struct Rows {
+  const T* student;
+  const T* teacher;
+  const int64_t* labels;  // null: no cross-entropy with labels
+  int64_t count;
+  int64_t classes;
+  double temperature;
+  double soft_weight;  // alpha
+  double hard_weight;  // 1 - alpha, or 0 without labels
+  double scale;
+  float* loss;
+  T* gradient;  // null: not wanted
+
+  // Whether a 128-bit access that fits one of the tensors fits the others at the same index.
+  __device__ bool alike() const {
+    const auto offset = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % kPackBytes; };
+    return offset(student) == offset(teacher) &&
+           (gradient == nullptr || offset(student) == offset(gradient));
+  }
+
+  // The label of a row; outside of the classes it becomes -1, and `valid` is false.
+  __device__ int64_t label(int64_t row, bool& valid) const {
+    if (labels == nullptr) return -1;
+    const int64_t value = labels[row];
+    valid = value >= 0 && value < classes;
+    return valid ? value : -1;
+  }
+};
+
+constexpr float kNone = -FLT_MAX;  // below every logit; unlike -inf it can be subtracted from itself
+
+// Running sums of one row, all relative to the largest logit so far.
+struct SoftSums {
+  float student_max = kNone;
+  float student = 0.0f;  // sum of exp(s / T)
+  float others = 0.0f;   // sum of exp(s) over every class but the label
+  float teacher_max = kNone;
+  float teacher = 0.0f;  // sum of exp(t / T)
+  float cross = 0.0f;    // sum of exp(t / T) * ((t - t[0]) - (s - s[0])) / T
+};
+
+struct SoftSumsMerge {
+  float inverse;
+
+  __device__ SoftSums operator()(const SoftSums& a, const SoftSums& b) const {
+    SoftSums sum;
+    sum.student_max = fmaxf(a.student_max, b.student_max);
+    sum.teacher_max = fmaxf(a.teacher_max, b.teacher_max);
+    const float sa = a.student_max - sum.student_max, sb = b.student_max - sum.student_max;
+    const float ta = expf((a.teacher_max - sum.teacher_max) * inverse);
+    const float tb = expf((b.teacher_max - sum.teacher_max) * inverse);
+    sum.student = a.student * expf(sa * inverse) + b.student * expf(sb * inverse);
+    sum.others = a.others * expf(sa) + b.others * expf(sb);
+    sum.teacher = a.teacher * ta + b.teacher * tb;
+    sum.cross = a.cross * ta + b.cross * tb;
+    return sum;
+  }
+};
+
+// alpha * T^2 * KL(teacher || student) + (1 - alpha) * CE(student, label)
+template <class T, int kThreads>
+__global__ void __launch_bounds__(kThreads < kBlock ? kBlock : kThreads)
+    soft_rows_kernel(const Rows<T> rows) {
+  using Group = RowGroup<kThreads>;
+  __shared__ SoftSums shared[Group::kWarps];
+  const int64_t groups = static_cast<int64_t>(gridDim.x) * (blockDim.x / kThreads);
+  const int64_t first = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kThreads;
+  const int64_t classes = rows.classes;
+  const bool alike = rows.alike();
+  const bool with_label = rows.labels != nullptr;
+  const auto inverse = static_cast<float>(1.0 / rows.temperature);
+  const SoftSumsMerge merge{inverse};
+  for (int64_t row = first; row < rows.count; row += groups) {
+    const T* student = rows.student + row * classes;
+    const T* teacher = rows.teacher + row * classes;
+    bool valid = true;
+    const int64_t label = rows.label(row, valid);
+    const float student_origin = widen(student[0]), teacher_origin = widen(teacher[0]);
+
+    SoftSums mine;
+    Group::for_row(student, alike, classes, [&]<int kCount>(int64_t begin) {
+      float s[kCount], t[kCount];
+      load(student + begin, s);
+      load(teacher + begin, t);
+      SoftSums run;
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        run.student_max = fmaxf(run.student_max, s[i]);
+        run.teacher_max = fmaxf(run.teacher_max, t[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const float p = expf((t[i] - run.teacher_max) * inverse);
+        run.student += expf((s[i] - run.student_max) * inverse);
+        run.teacher += p;
+        run.cross += p * (((t[i] - teacher_origin) - (s[i] - student_origin)) * inverse);
+        if (with_label && begin + i != label) run.others += expf(s[i] - run.student_max);
+      }
+      mine = merge(mine, run);
+    });
+    const SoftSums sums = Group::reduce(mine, shared, merge);
+
+    const float at_label = valid && with_label ? widen(student[label]) - sums.student_max : 0.0f;
+    const double plain_total = static_cast<double>(sums.others) + expf(at_label);
+    if (threadIdx.x % kThreads == 0) {
+      const double student_log =
+          log(static_cast<double>(sums.student)) +
+          (static_cast<double>(sums.student_max) - student_origin) / rows.temperature;
+      const double teacher_log =
+          log(static_cast<double>(sums.teacher)) +
+          (static_cast<double>(sums.teacher_max) - teacher_origin) / rows.temperature;
+      const double divergence =
+          static_cast<double>(sums.cross) / sums.teacher - teacher_log + student_log;
+      double loss = rows.soft_weight * rows.temperature * rows.temperature * divergence;
+      if (with_label) loss += rows.hard_weight * (log(plain_total) - at_label);
+      rows.loss[row] = valid ? static_cast<float>(rows.scale * loss) : NAN;
+    }
+    if (rows.gradient == nullptr) continue;
+
+    T* gradient = rows.gradient + row * classes;
+    const double soft = rows.scale * rows.soft_weight * rows.temperature;
+    const auto of_student = static_cast<float>(soft / sums.student);
+    const auto of_teacher = static_cast<float>(soft / sums.teacher);
+    const auto of_plain =
+        valid ? static_cast<float>(rows.scale * rows.hard_weight / plain_total) : NAN;
+    Group::for_row(student, alike, classes, [&]<int kCount>(int64_t begin) {
+      float s[kCount], t[kCount], g[kCount];
+      load(student + begin, s);
+      load(teacher + begin, t);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const float q = expf((s[i] - sums.student_max) * inverse);
+        const float p = expf((t[i] - sums.teacher_max) * inverse);
+        g[i] = of_student * q - of_teacher * p;
+        if (with_label) {
+          const float e = expf(s[i] - sums.student_max);
+          g[i] += of_plain * (begin + i == label ? -sums.others : e);
+        }
+      }
+      store(gradient + begin, g);
+    });
+  }
+}
+
+struct Choice {
+  float student_max = kNone;
+  float value = -INFINITY;
+  int32_t index = INT32_MAX;  // of the teacher's largest logit; a NaN is larger than all
+};
+
+struct ChoiceMerge {
+  __device__ Choice operator()(const Choice& a, const Choice& b) const {
+    const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
+    const bool equal = a_nan && b_nan ? true : a.value == b.value;
+    const bool a_wins = equal ? a.index < b.index : (a_nan || (!b_nan && a.value > b.value));
+    return {fmaxf(a.student_max, b.student_max), a_wins ? a.value : b.value,
+            a_wins ? a.index : b.index};
+  }
+};
+
+struct HardSums {
+  float beside_choice = 0.0f;  // sum of exp(s) over every class but the teacher's choice
+  float beside_label = 0.0f;   // and over every class but the label
+};
+
+struct HardSumsMerge {
+  __device__ HardSums operator()(const HardSums& a, const HardSums& b) const {
+    return {a.beside_choice + b.beside_choice, a.beside_label + b.beside_label};
+  }
+};
+
+// alpha * CE(student, argmax teacher) + (1 - alpha) * CE(student, label)
+template <class T, int kThreads>
+__global__ void __launch_bounds__(kThreads < kBlock ? kBlock : kThreads)
+    hard_rows_kernel(const Rows<T> rows) {
+  using Group = RowGroup<kThreads>;
+  __shared__ Choice shared_choice[Group::kWarps];
+  __shared__ HardSums shared_sums[Group::kWarps];
+  const int64_t groups = static_cast<int64_t>(gridDim.x) * (blockDim.x / kThreads);
+  const int64_t first = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kThreads;
+  const int64_t classes = rows.classes;
+  const bool alike = rows.alike();
+  for (int64_t row = first; row < rows.count; row += groups) {
+    const T* student = rows.student + row * classes;
+    const T* teacher = rows.teacher + row * classes;
+    const ChoiceMerge choose;
+    Choice my_choice;
+    Group::for_row(student, alike, classes, [&]<int kCount>(int64_t begin) {
+      float s[kCount], t[kCount];
+      load(student + begin, s);
+      load(teacher + begin, t);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        my_choice = choose(my_choice, {s[i], t[i], static_cast<int32_t>(begin + i)});
+      }
+    });
+    const Choice chosen = Group::reduce(my_choice, shared_choice, choose);
+    const float largest = chosen.student_max;
+    const int64_t choice = chosen.index;
+    bool valid = true;
+    const int64_t wanted = rows.label(row, valid);
+    const int64_t label = wanted < 0 ? choice : wanted;
+
+    HardSums mine;
+    Group::for_row(student, alike, classes, [&]<int kCount>(int64_t begin) {
+      float s[kCount];
+      load(student + begin, s);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const float e = expf(s[i] - largest);
+        if (begin + i != choice) mine.beside_choice += e;
+        if (begin + i != label) mine.beside_label += e;
+      }
+    });
+    const HardSums sums = Group::reduce(mine, shared_sums, HardSumsMerge{});
+    const float at_choice = widen(student[choice]) - largest;
+    const float at_label = widen(student[label]) - largest;
+    const double total = static_cast<double>(sums.beside_choice) + expf(at_choice);
+    if (threadIdx.x % kThreads == 0) {
+      const double choice_loss = log(total) - at_choice, label_loss = log(total) - at_label;
+      const double loss = rows.soft_weight * choice_loss + rows.hard_weight * label_loss;
+      rows.loss[row] = valid ? static_cast<float>(rows.scale * loss) : NAN;
+    }
+    if (rows.gradient == nullptr) continue;
+
+    T* gradient = rows.gradient + row * classes;
+    const auto of_choice = static_cast<float>(rows.scale * rows.soft_weight / total);
+    const auto of_label =
+        valid ? static_cast<float>(rows.scale * rows.hard_weight / total) : NAN;
+    Group::for_row(student, alike, classes, [&]<int kCount>(int64_t begin) {
+      float s[kCount], g[kCount];
+      load(student + begin, s);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const float e = expf(s[i] - largest);
+        g[i] = of_choice * (begin + i == choice ? -sums.beside_choice : e) +
+               of_label * (begin + i == label ? -sums.beside_label : e);
+      }
+      store(gradient + begin, g);
+    });
+  }
+}
+
+template <class T, int kThreads>
+void launch(const Rows<T>& rows, bool hard, cudaStream_t stream) {
+  constexpr int kBlockThreads = kThreads < kBlock ? kBlock : kThreads;
+  constexpr int kRowsPerBlock = kBlockThreads / kThreads;
+  const unsigned int blocks =
+      grid_size((rows.count + kRowsPerBlock - 1) / kRowsPerBlock, kBlocksPerProcessor);
+  auto* kernel = hard ? hard_rows_kernel<T, kThreads> : soft_rows_kernel<T, kThreads>;
+  kernel<<<blocks, kBlockThreads, 0, stream>>>(rows);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+template <class T>
+void launch_for_classes(const Rows<T>& rows, bool hard, cudaStream_t stream) {
+  if (rows.classes <= 64) return launch<T, 8>(rows, hard, stream);
+  if (rows.classes <= 512) return launch<T, 32>(rows, hard, stream);
+  if (rows.classes <= 8192) return launch<T, 256>(rows, hard, stream);
+  return launch<T, 512>(rows, hard, stream);
+}
+
+std::tuple<Tensor, Tensor> distillation_rows(const Tensor& student, const Tensor& teacher,
+                                             const std::optional<Tensor>& labels,
+                                             double temperature, double alpha, bool hard,
+                                             double scale, bool with_grad) {
+  const char* op = "distillation_loss";
+  STD_TORCH_CHECK(student.dim() == 2, op, ": expected (rows, classes)");
+  check_like(op, student, student);
+  check_like(op, teacher, student);
+  check_dtype(op, teacher, student.scalar_type());
+  const int64_t count = student.size(0), classes = student.size(1);
+  STD_TORCH_CHECK(classes < INT32_MAX, op, ": too many classes: ", classes);
+  if (labels) {
+    check_dtype(op, *labels, ScalarType::Long);
+    STD_TORCH_CHECK(labels->is_contiguous() && labels->numel() == count, op, ": expected ", count,
+                    " contiguous labels, got ", labels->numel());
+  }
+  const torch::stable::accelerator::DeviceGuard guard(student.get_device_index());
+  const std::array<int64_t, 1> loss_shape{count};
+  const std::array<int64_t, 2> gradient_shape{with_grad ? count : 0, classes};
+  Tensor loss = torch::stable::new_empty(student, loss_shape, ScalarType::Float);
+  Tensor gradient = torch::stable::new_empty(student, gradient_shape);
+  if (student.numel() == 0) return {loss, gradient};
+  with_float_type(op, student.scalar_type(), [&](auto element) {
+    using T = decltype(element);
+    const Rows<T> rows{input<T>(student),
+                       input<T>(teacher),
+                       labels ? input<int64_t>(*labels) : nullptr,
+                       count,
+                       classes,
+                       temperature,
+                       alpha,
+                       labels ? 1.0 - alpha : 0.0,
+                       scale,
+                       output<float>(loss),
+                       with_grad ? output<T>(gradient) : nullptr};
+    launch_for_classes(rows, hard, current_stream(student));
+  });
+  return {loss, gradient};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(deitsec_cuda, CUDA, m) {
+  m.impl("distillation_rows", TORCH_BOX(&distillation_rows));
+}
+
+}  // namespace deitsec
