@@ -1,0 +1,27 @@
+"""Training: fit on labels, distil from a teacher, and the recipes that were tried."""
+
+from deitsec.training.augment import Augmentation, augment
+from deitsec.training.config import FitConfig
+from deitsec.training.distillation import DistillConfig, distill
+from deitsec.training.diverged import TrainingDiverged
+from deitsec.training.evaluate import predict
+from deitsec.training.fit import fit
+from deitsec.training.recipes import Recipe, new_model, recipe
+from deitsec.training.result import EpochRecord, FitResult, TrainingEvent
+
+__all__ = [
+    "Augmentation",
+    "DistillConfig",
+    "EpochRecord",
+    "FitConfig",
+    "FitResult",
+    "Recipe",
+    "TrainingDiverged",
+    "TrainingEvent",
+    "augment",
+    "distill",
+    "fit",
+    "new_model",
+    "predict",
+    "recipe",
+]

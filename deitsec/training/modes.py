@@ -1,0 +1,32 @@
+"""The train and eval mode of a model, changed for a while and put back module by module."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def mode_kept(module: nn.Module) -> Generator[None, None, None]:
+    """Put every submodule's mode back at the end, whatever happens."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Generator[None, None, None]:
+    """Run in eval mode, and put every submodule's mode back at the end."""
+    with mode_kept(module):
+        module.eval()
+        yield
+
+
+def place_of(module: nn.Module) -> torch.device:
+    """Return the device of a module's first parameter; the CPU if it has none."""
+    first = next(module.parameters(), None)
+    return torch.device("cpu") if first is None else first.device

@@ -1,0 +1,77 @@
+"""What a training run says: while it runs, and when it is done."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingEvent:
+    """Where a run stands; a progress callback gets one every few steps and at each epoch's end.
+
+    Attributes:
+        epoch: the epoch, counted from 1.
+        epochs: how many there are at most.
+        step: steps of this epoch that are done.
+        steps: steps of an epoch.
+        metrics: loss (mean of the epoch so far) and lr; at the end of an epoch also
+            validation_accuracy and validation_loss, when there are rows to validate on.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    metrics: Mapping[str, float]
+
+
+Progress = Callable[[TrainingEvent], object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochRecord:
+    """One epoch of a run.
+
+    Attributes:
+        epoch: counted from 1.
+        train_loss: mean of the objective over the steps.
+        validation_accuracy: in [0, 1], or None without validation.
+        validation_loss: mean cross-entropy on the validation rows, or None.
+        lr: learning rate of the last step.
+        seconds: wall time of training and validation.
+    """
+
+    epoch: int
+    train_loss: float
+    validation_accuracy: float | None
+    validation_loss: float | None
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """What came out of a run; the model itself holds the weights of `best_epoch`.
+
+    Attributes:
+        history: one record an epoch, those before a resume included.
+        best_epoch: the epoch whose weights were kept, counted from 1.
+        stopped_early: whether `patience` ended the run.
+        config: the recipe, as a dict that JSON can say.
+        seconds: wall time of all epochs, those before a resume included.
+        num_train: rows that were trained on.
+        num_validation: rows that picked the epoch.
+    """
+
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    stopped_early: bool
+    config: Mapping[str, Any]
+    seconds: float
+    num_train: int
+    num_validation: int
+
+    @property
+    def best(self) -> EpochRecord:
+        """The record of the best epoch."""
+        return self.history[self.best_epoch - 1]
