@@ -321,7 +321,7 @@ def test_logistic_regression_is_linear_in_the_images():
     [
         ("papernot_mnist", {"image_size": 15}, "16 pixels and more, got image_size=15"),
         ("small_cnn", {"image_size": 3}, "4 pixels and more"),
-        ("deit_micro", {"image_size": 30}, "multiple of patch_size=4, got 30"),
+        ("deit_micro", {"image_size": 30}, "multiple of patch_size=7, got 30"),
         ("deit_micro", {"embed_dim": 90}, "multiple of num_heads=4, got 90"),
         ("mnist_dense", {"depth": 0}, "depth must be >= 1"),
         ("mnist_dense", {"in_chans": 0}, "in_chans must be >= 1"),

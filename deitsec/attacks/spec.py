@@ -47,6 +47,18 @@ def format_spec(attack: Attack) -> str:
     return attack.name + (":" + ",".join(changed) if changed else "")
 
 
+def parse_number(name: str, text: str) -> float:
+    """Read a number such as 8/255.
+
+    Raises:
+        ValueError: no number; the message names it.
+    """
+    value = _value(text)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number such as 8/255, got {text!r}")
+    return float(value)
+
+
 def _value(text: str) -> Value:
     words: dict[str, Value] = {"true": True, "false": False, "none": None}
     if text.lower() in words:

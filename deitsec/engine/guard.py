@@ -2,14 +2,16 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 from torch import nn
 
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+
 
 @contextlib.contextmanager
-def attack_mode(model: nn.Module) -> Iterator[None]:
+def attack_mode(model: nn.Module) -> Generator[None]:
     """Put the model into eval mode with frozen parameters, and restore everything after.
 
     Training flags of every module, requires_grad of every parameter and the random number state
@@ -38,5 +40,7 @@ def attack_mode(model: nn.Module) -> Iterator[None]:
 
 def _acts_in_training(model: nn.Module) -> bool:
     """Whether a module would act otherwise in train mode; a plain linear model does not."""
-    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    return any(isinstance(module, kinds) and module.training for module in model.modules())
+    return any(
+        module.training and (isinstance(module, _DROPOUTS) or hasattr(module, "running_mean"))
+        for module in model.modules()
+    )

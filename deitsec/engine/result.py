@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ class AttackResult:
     @classmethod
     def concatenate(cls, parts: Sequence[Self], *, seconds: float) -> Self:
         """Join the results of consecutive chunks."""
-        joined = {
+        joined: dict[str, Any] = {
             field.name: _join([getattr(part, field.name) for part in parts])
             for field in dataclasses.fields(cls)
             if field.name not in ("seconds", "batch_size")

@@ -10,7 +10,7 @@ def deit_micro(
     num_classes: int = 10,
     in_chans: int = 3,
     image_size: int = 32,
-    patch_size: int = 4,
+    patch_size: int | None = None,
     embed_dim: int = 96,
     depth: int = 4,
     num_heads: int = 4,
@@ -25,7 +25,8 @@ def deit_micro(
         num_classes: number of logits of each of the two heads.
         in_chans: channels of the images.
         image_size: side of the square images, a multiple of patch_size.
-        patch_size: side of a patch.
+        patch_size: side of a patch; None takes a quarter of the image's: 16 patches, which is what
+            a CPU trains on 28 to 32 pixels in under a minute.
         embed_dim: width of a token, a multiple of num_heads.
         depth: number of transformer blocks.
         num_heads: attention heads of a block.
@@ -35,6 +36,8 @@ def deit_micro(
         ValueError: if image_size is no multiple of patch_size, or embed_dim none of num_heads.
         ImportError: if timm cannot be imported.
     """
+    if patch_size is None:
+        patch_size = max(1, image_size // 4)
     if image_size % patch_size or image_size < patch_size:
         raise ValueError(
             f"image_size must be a multiple of patch_size={patch_size}, got {image_size}"

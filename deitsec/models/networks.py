@@ -85,7 +85,7 @@ def logistic_regression(
 
 
 def small_cnn(
-    *, num_classes: int = 10, in_chans: int = 3, image_size: int = 32, width: int = 32
+    *, num_classes: int = 10, in_chans: int = 3, image_size: int = 32, width: int | None = None
 ) -> nn.Module:
     """Build a quick network with batch norm (arXiv:1502.03167), a teacher on 28 to 32 pixels.
 
@@ -96,12 +96,14 @@ def small_cnn(
         num_classes: number of logits.
         in_chans: channels of the images.
         image_size: side of the square images, >= 4; the weights do not depend on it.
-        width: channels of the first block.
+        width: channels of the first block; None takes 16 for grey images and 32 for colour.
 
     Raises:
         ValueError: if image_size < 4.
     """
     _check_size("small_cnn", image_size, at_least=4)
+    if width is None:
+        width = 16 if in_chans == 1 else 32
     layers: list[nn.Module] = []
     channels = in_chans
     for block in ((width, width), (2 * width, 2 * width)):

@@ -8,12 +8,14 @@ import functools
 import importlib
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
+from torch.compiler import is_compiling
 
 from deitsec import native
 
@@ -124,13 +126,13 @@ class Op(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if kwargs:
             args = self._positional(args, kwargs)  # pyright: ignore[reportAssignmentType]
-        if torch.compiler.is_compiling():
+        if is_compiling():
             result = self._torch_op(*args)
         else:
             if self._check is not None:
                 self._check(*args)
             result = self._run(*args)
-        return cast(R, args[0] if self.mutates else result)
+        return args[0] if self.mutates else result  # pyright: ignore[reportReturnType]
 
     def backend(
         self,
@@ -192,15 +194,18 @@ class Op(Generic[P, R]):
         return bound.args
 
     def _run(self, *args: Any) -> R:
+        # a small step takes 5 us in eager PyTorch: what is done here counts
         forced = _FORCED.get()
-        # a.device hashes like the device type and index; a.device.type costs five times as much
-        layout = [(a.device, a.dtype, a.is_contiguous()) for a in self._tensors(args)]
-        key = (forced, *layout)
+        layout = [forced]
+        for i in self._tensors_at:
+            if i < len(args) and (a := args[i]) is not None:
+                layout += (a.is_cpu or a.device, a.dtype, a.is_contiguous())
+        key = tuple(layout)
         function = self._chosen.get(key)
         if function is None:
             function = self._chosen[key] = self._choose(forced, self._tensors(args))
-        if self.mutates:
-            _refuse_grad(self.name, args[0])
+        if self.mutates and args[0].requires_grad:
+            _refuse_grad(self.name)
         try:
             result = function(*args)
         except RuntimeError:
@@ -209,7 +214,7 @@ class Op(Generic[P, R]):
             raise
         if self.mutates and not args[0].is_inference():
             # stable-ABI kernels do not bump it, and autograd would use the changed values
-            torch.autograd.graph.increment_version(args[0])
+            increment_version(args[0])
         return result
 
     def _choose(self, forced: str | None, tensors: list[Tensor]) -> Callable[..., R]:
@@ -235,10 +240,10 @@ class Op(Generic[P, R]):
 
     def _reference(self, *args: Any) -> Any:
         with torch.no_grad():
-            return self.reference(*args)
+            return cast(Callable[..., R], self.reference)(*args)
 
     def _fake(self, *args: Any) -> Any:
-        return self.reference(*args)
+        return cast(Callable[..., R], self.reference)(*args)
 
 
 def _tensor_positions(schema: str) -> tuple[int, ...]:
@@ -246,8 +251,8 @@ def _tensor_positions(schema: str) -> tuple[int, ...]:
     return tuple(i for i, argument in enumerate(arguments) if argument.startswith("Tensor"))
 
 
-def _refuse_grad(name: str, x: Tensor) -> None:
-    if x.requires_grad and torch.is_grad_enabled():
+def _refuse_grad(name: str) -> None:
+    if torch.is_grad_enabled():
         raise ValueError(
             f"{name}: the tensor to be changed requires grad, and its gradient would be silently "
             "wrong; use the functional form or call it under torch.no_grad()"
@@ -284,13 +289,13 @@ def _inplace_form(name: str, schema: str, argument: str, reference: Callable[P, 
 
     arguments = schema.rsplit("->", 1)[0].replace(f"Tensor {argument}", f"Tensor(a!) {argument}", 1)
     form = Op(name + "_", arguments + "-> ()", cast(Callable[P, R], change))
-    form.__name__ = name + "_"
+    form.__name__ = name + "_"  # pyright: ignore[reportAttributeAccessIssue]
     form.mutates = argument
     return form
 
 
 @contextlib.contextmanager
-def use(backend: str) -> Iterator[None]:
+def use(backend: str) -> Generator[None]:
     """Force a backend (`reference`, `cpp`, `triton`, `cuda`) inside the block.
 
     Raises:

@@ -51,8 +51,11 @@ linf_step_ = linf_step.inplace
 def _check(x: Tensor, grad: Tensor, x0: Tensor, alpha: float, eps: float) -> None:
     if not (x.shape == grad.shape == x0.shape):
         _checks.same_shape("linf_step", x.shape, grad=grad, x0=x0)
-    _checks.floating("linf_step", x=x, grad=grad)
-    _checks.clean_image("linf_step", x, x0)
+    dtype = x.dtype
+    if dtype not in _checks.FLOATS or grad.dtype != dtype:
+        _checks.floating("linf_step", x=x, grad=grad)
+    if x0.dtype != dtype:
+        _checks.clean_image("linf_step", x, x0)
     if not 0 < eps < float("inf"):
         _checks.positive("linf_step", eps=eps)
 

@@ -81,3 +81,4 @@ def _samples(make: SampleMaker) -> Iterator[tuple[Any, ...]]:
     yield odd, make.levels(5, 60), 8
     halves = (torch.arange(255, dtype=torch.float64) + 0.5) / 255
     yield halves.to(make.device, make.dtype), make.levels(255), 255
+    yield make.images(2, 3, 9, 9).transpose(2, 3), make.levels(2, 3, 9, 9).transpose(2, 3), 8

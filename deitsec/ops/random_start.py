@@ -47,17 +47,24 @@ def random_start(x0: Tensor, sample_ids: Tensor, eps: float, seed: int, stream: 
 def _philox_words(sample_ids: Tensor, blocks: int, seed: int, stream: int) -> Tensor:
     """(B, 4 * blocks) int64 tensor of the 32-bit words of each row."""
     rows = sample_ids.shape[0]
-    c0 = torch.arange(blocks, device=sample_ids.device).expand(rows, blocks)
-    c1 = (sample_ids & _MASK)[:, None].expand(rows, blocks)
-    c2 = ((sample_ids >> 32) & _MASK)[:, None].expand(rows, blocks)
-    c3 = torch.full_like(c0, stream)
-    k0, k1 = seed & _MASK, (seed >> 32) & _MASK
+    block = torch.arange(blocks, device=sample_ids.device).expand(rows, blocks)
+    low = (sample_ids & _MASK)[:, None].expand(rows, blocks)
+    high = ((sample_ids >> 32) & _MASK)[:, None].expand(rows, blocks)
+    counter = (block, low, high, torch.full_like(block, stream))
+    words = philox(counter, (seed & _MASK, (seed >> 32) & _MASK))
+    return torch.stack(words, dim=2).reshape(rows, 4 * blocks)
+
+
+def philox(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Philox4x32-10: four words for four words of counter; int64 tensors of 32-bit numbers."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
     for _ in range(10):
         low0, high0 = _multiply(c0, 0xD2511F53)
         low1, high1 = _multiply(c2, 0xCD9E8D57)
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0, k1 = (k0 + 0x9E3779B9) & _MASK, (k1 + 0xBB67AE85) & _MASK
-    return torch.stack([c0, c1, c2, c3], dim=2).reshape(rows, 4 * blocks)
+    return c0, c1, c2, c3
 
 
 def _multiply(values: Tensor, constant: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,64 @@
+"""Puts the subcommands together, and turns errors into one line and an exit code."""
+
+import errno
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from deitsec.cli.distill import distill
+from deitsec.cli.doctor import doctor
+from deitsec.cli.list import list_app
+from deitsec.cli.train import train
+from deitsec.cli.verify import verify
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="deitsec",
+    help="Find out how safe an image classifier is, fast.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(verify)
+app.command()(train)
+app.command()(distill)
+app.command()(doctor)
+app.add_typer(list_app)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; every error that a user can cause is one line on stderr."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(words, prog_name="deitsec", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; no unfinished file was left under its final name", INTERRUPTED)
+    except OSError as error:
+        return _fail(_describe(error), BAD_INPUT if _is_input(error) else 1)
+    except (ValueError, TypeError, ImportError, MemoryError) as error:
+        code = 1 if isinstance(error, ImportError | MemoryError) else BAD_INPUT
+        return _fail(str(error) or type(error).__name__, code)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not the parser's own
+            raise
+        return _fail(error.format_message(), BAD_INPUT)  # pyright: ignore
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"deitsec: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _is_input(error: OSError) -> bool:
+    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EEXIST)
+
+
+def _describe(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        where = f" at {error.filename}" if error.filename else ""
+        return f"the disk is full{where}: free some space or choose another folder"
+    return str(error)

@@ -1,0 +1,63 @@
+"""What `deitsec train` and `deitsec distill` do when the training is done."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deitsec.data import DataSource
+    from deitsec.models import Classifier
+    from deitsec.training import FitResult
+
+
+def check_out(out: Path) -> None:
+    """Refuse a checkpoint's name before any training is done.
+
+    Raises:
+        ValueError: a name that does not end in .safetensors, or a folder.
+    """
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out must end in .safetensors, got {out}")
+    if out.is_dir():
+        raise ValueError(f"--out must be a file, got the folder {out}")
+
+
+def state_folder(out: Path) -> Path:
+    """Where an unfinished training is kept, beside its checkpoint."""
+    return out.with_suffix(".training")
+
+
+def save_trained(
+    model: "Classifier", data: "DataSource", result: "FitResult", out: Path, *, as_json: bool
+) -> None:
+    """Measure the model on the test split, write its checkpoint and print what came out."""
+    from dataclasses import asdict
+
+    from deitsec.metrics import classification_metrics
+    from deitsec.models import save_checkpoint
+    from deitsec.training import predict
+
+    predicted = predict(model, data.test).argmax(1).cpu()
+    found = asdict(classification_metrics(predicted, data.test.labels, data.num_classes))
+    metrics = {name: found[name] for name in ("rows", "accuracy", "precision", "recall", "f1")}
+    card = save_checkpoint(
+        model,
+        out,
+        training={**result.config, "seconds": result.seconds, "data": data.uri},
+        metrics=metrics,
+        class_names=data.class_names,
+    )
+    shutil.rmtree(state_folder(out), ignore_errors=True)
+    if as_json:
+        history = [asdict(record) for record in result.history]
+        print(json.dumps({"checkpoint": str(out), **asdict(card), "history": history}, indent=2))
+        return
+    best = result.best_epoch
+    print(
+        f"{model.name}: test accuracy {metrics['accuracy']:.4f}, precision "
+        f"{metrics['precision']:.4f}, recall {metrics['recall']:.4f}, F1 {metrics['f1']:.4f} "
+        f"on {metrics['rows']} images; epoch {best} of {len(result.history)}, "
+        f"{result.seconds:.1f} s"
+    )
+    print(f"checkpoint: {out} (card: {out.with_suffix('.card.json')})")

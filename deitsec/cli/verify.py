@@ -1,0 +1,127 @@
+"""`deitsec verify`: how safe is this classifier?"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deitsec.cli.display import display, summary
+from deitsec.cli.options import AsJson, Data, Device, Head, ImageSize, Model, Seed, choose_device
+
+GATE_FAILED = 3
+
+
+def verify(
+    data: Data = "digits",
+    model: Model = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights to verify: safetensors or a torch file.")
+    ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Fine-tune timm's published weights.")
+    ] = False,
+    head: Head = "average",
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(help="pgd:eps=8/255,steps=20; may be repeated.", metavar="SPEC"),
+    ] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="L-infinity radius, 8/255 say, for attacks that set none.")
+    ] = None,
+    per_class: Annotated[int, typer.Option(help="Test images of each class.", min=1)] = 100,
+    image_size: ImageSize = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images that go together; by default what fits.", min=1)
+    ] = None,
+    seed: Seed = 0,
+    device: Device = None,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train again although a trained model is kept.")
+    ] = False,
+    sweep: Annotated[bool, typer.Option(help="Measure accuracy over eps too.")] = True,
+    min_robust_accuracy: Annotated[
+        float | None, typer.Option(help="Exit 3 where robust accuracy is below this.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Train or load a model, attack it, and report how safe it is."""
+    from dataclasses import replace
+
+    from deitsec.attacks.spec import parse_number
+    from deitsec.data import load_data
+    from deitsec.verification.command import verify_command
+    from deitsec.verification.subject import ModelRequest, obtain
+    from deitsec.verification.suite import parse_attacks
+    from deitsec.verification.verify import check_gate
+    from deitsec.verification.verify import verify as measure
+
+    radius = None if eps is None else parse_number("--eps", eps)
+    check_gate(min_robust_accuracy)
+    parse_attacks(attack or (), eps=8 / 255 if radius is None else radius)
+    command = verify_command(
+        {
+            "data": data,
+            "model": model,
+            "checkpoint": None if checkpoint is None else str(checkpoint),
+            "pretrained": pretrained,
+            "head": None if head == "average" else head,
+            "eps": eps,
+            "per-class": per_class,
+            "image-size": image_size,
+            "batch-size": batch_size,
+            "seed": seed,
+        }
+    )
+    with display() as shown:
+        source = load_data(data, image_size=image_size)
+        request = ModelRequest(
+            name=model or (None if checkpoint else "deit_micro"),
+            checkpoint=None if checkpoint is None else str(checkpoint),
+            pretrained=pretrained,
+            head=head,
+            seed=seed,
+            retrain=retrain,
+            device=choose_device(device),
+        )
+        subject, origin = obtain(request, source, progress=shown.training)
+        report = measure(
+            subject,
+            source,
+            attack or (),
+            eps=radius,
+            per_class=per_class,
+            seed=seed,
+            batch_size=batch_size or "auto",
+            sweep=sweep,
+            min_robust_accuracy=min_robust_accuracy,
+            origin=replace(origin, command=command),
+            progress=shown.rows,
+        )
+        report.save(out)
+    _print(report, out, as_json)
+    gate = report.document["gate"]
+    return GATE_FAILED if gate is not None and not gate["passed"] else 0
+
+
+def _print(report: Any, out: Path, as_json: bool) -> None:
+    if as_json:
+        print(report.to_json())
+        return
+    from rich.console import Console
+
+    document, console = report.document, Console()
+    console.print(summary(document))
+    console.print(document["verdict"]["headline"], style="bold", highlight=False)
+    for check in document["checks"]:
+        if check["status"] != "pass":
+            console.print(f"{check['status']}: {check['evidence']}", highlight=False)
+    gate = document["gate"]
+    if gate is not None:
+        word = "passed" if gate["passed"] else "failed"
+        console.print(
+            f"gate {word}: robust accuracy {gate['robust_accuracy']:.4f}, "
+            f"at least {gate['min_robust_accuracy']:.4f} was asked for",
+            highlight=False,
+        )
+    console.print(f"report: {out / 'report.html'}", highlight=False)

@@ -1,0 +1,78 @@
+"""Which attacks a verification runs, and at which eps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deitsec.attacks import Attack, parse_spec
+from deitsec.attacks.attack import check_budget
+from deitsec.data import DataSource
+
+# what the field uses on such images: Madry et al. (arXiv:1706.06083) on MNIST and CIFAR-10; the
+# digits are 8 x 8 drawings whose strokes are 4 grey levels of 16 apart, 0.1 is below that
+_SUITE_EPS = {"digits": 0.1, "mnist": 0.3, "cifar10": 8 / 255}
+_GREY_28 = (1, 28, 28)
+
+DEFAULT_ATTACKS = ("fgsm", "pgd:steps=20", "pgd:steps=20,target=least-likely")
+SWEEP_ATTACKS = ("fgsm", "pgd:steps=20")
+SWEEP_FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suite:
+    """The attacks of a verification.
+
+    Attributes:
+        eps: L-infinity radius for the attacks that do not set their own.
+        attacks: what is run on every row.
+        sweep: attacks that are repeated over eps, without one.
+        sweep_eps: the radii, ascending.
+    """
+
+    eps: float
+    attacks: tuple[Attack, ...]
+    sweep: tuple[str, ...] = SWEEP_ATTACKS
+    sweep_eps: tuple[float, ...] = ()
+
+
+def suite_eps(data: DataSource) -> float:
+    """The L-infinity radius that the field uses on such data; 8/255 where it has no habit."""
+    if data.name in _SUITE_EPS:
+        return _SUITE_EPS[data.name]
+    return _SUITE_EPS["mnist"] if data.test.shape == _GREY_28 else 8 / 255
+
+
+def default_suite(
+    data: DataSource,
+    *,
+    attacks: Sequence[str | Attack] = (),
+    eps: float | None = None,
+    sweep: bool = True,
+) -> Suite:
+    """Make the suite for a data source.
+
+    Args:
+        data: decides eps where none is given.
+        attacks: specs or attacks; none takes FGSM, PGD and PGD at the least-likely class.
+        eps: L-infinity radius for the specs that do not set one.
+        sweep: whether eps is swept too.
+
+    Raises:
+        ValueError: a spec that is not understood, or an eps out of range.
+    """
+    radius = suite_eps(data) if eps is None else eps
+    radii = tuple(min(1.0, radius * factor) for factor in SWEEP_FACTORS)
+    return Suite(
+        eps=radius,
+        attacks=parse_attacks(attacks or DEFAULT_ATTACKS, eps=radius),
+        sweep_eps=radii if sweep else (),
+    )
+
+
+def parse_attacks(attacks: Sequence[str | Attack], *, eps: float) -> tuple[Attack, ...]:
+    """Make attacks of specs; `eps` is for those that set none.
+
+    Raises:
+        ValueError: a spec that is not understood, or an eps out of range.
+    """
+    check_budget("eps", eps)
+    return tuple(parse_spec(item, eps=eps) if isinstance(item, str) else item for item in attacks)

@@ -1,0 +1,235 @@
+"""Measures the security of one model on one data source."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from deitsec.attacks import Attack, format_spec, parse_spec
+from deitsec.data import DataSource, balanced_rows
+from deitsec.engine import Engine
+from deitsec.environment import environment
+from deitsec.metrics import per_class_vulnerability
+from deitsec.models import Classifier
+from deitsec.report import SCHEMA, Example, Report, judge, sanity_checks
+from deitsec.verification import pieces
+from deitsec.verification.command import attack_command
+from deitsec.verification.measure import Outcome, Predictions, measure, predict
+from deitsec.verification.suite import Suite, default_suite
+
+Progress = Callable[[str, int, int], None]
+Piece = dict[str, Any]
+_SWEEP_PER_CLASS = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where the model came from, for the report.
+
+    Attributes:
+        kind: `module`, `trained`, `cache`, `checkpoint` or `pretrained`.
+        training: recipe and history where it was trained here.
+        command: the command line of the whole run, without attacks.
+    """
+
+    kind: Literal["module", "trained", "cache", "checkpoint", "pretrained"] = "module"
+    training: Piece | None = None
+    command: str = "deitsec verify"
+
+
+def verify(
+    model: Classifier,
+    data: DataSource,
+    attacks: Sequence[str | Attack] = (),
+    *,
+    eps: float | None = None,
+    per_class: int = 100,
+    seed: int = 0,
+    batch_size: int | Literal["auto"] = "auto",
+    sweep: bool = True,
+    min_robust_accuracy: float | None = None,
+    origin: Origin | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Attack a model on balanced test images and report how safe it is.
+
+    Args:
+        model: what is measured; left as it was found.
+        data: its test split is attacked.
+        attacks: specs or attacks; none takes the suite (`default_suite`).
+        eps: L-infinity radius for specs that set none; None takes the data's.
+        per_class: test images of each class, the first in row order; fewer where the rarest class
+            has fewer.
+        seed: of every draw.
+        batch_size: see `Engine`.
+        sweep: whether accuracy is measured over eps too.
+        min_robust_accuracy: the gate, in [0, 1]; the report says whether it is met.
+        origin: where the model came from.
+        progress: called with (stage, rows done, rows in all).
+
+    Returns:
+        The report; `.save(folder)` writes it.
+
+    Raises:
+        ValueError: an attack, eps, count or gate out of range, or model and data that do not fit.
+    """
+    started = time.perf_counter()
+    origin = origin or Origin()
+    check_request(model, data, per_class, min_robust_accuracy)
+    suite = default_suite(data, attacks=attacks, eps=eps, sweep=sweep)
+    engine = Engine(model, batch_size=batch_size, seed=seed)
+    run = _Run(engine, data, choose_rows(data, per_class), progress)
+    clean = run.clean()
+    examples: list[Example] = []
+    found: list[tuple[Attack, Outcome]] = []
+    for attack in suite.attacks:
+        shown: list[Example] = []
+        found.append((attack, run.attack(attack, run.rows, format_spec(attack), shown)))
+        examples.extend(shown)
+    document = _document(run, suite, clean, found, origin)
+    document["gate"] = _gate(document, min_robust_accuracy)
+    document["verdict"] = judge(
+        **{key: document[key] for key in ("clean", "attacks", "worst_case", "data")},
+        checks=document["checks"],
+        gate=document["gate"],
+    )
+    document["seconds"] = time.perf_counter() - started
+    return Report(document=document, examples=examples)
+
+
+def check_request(
+    model: Classifier, data: DataSource, per_class: int, min_robust_accuracy: float | None
+) -> None:
+    """Raise a ValueError for what cannot be measured, before any work is done."""
+    if model.num_classes != data.num_classes:
+        raise ValueError(
+            f"model {model.name} has {model.num_classes} classes, data {data.uri} has "
+            f"{data.num_classes}; they must be the same"
+        )
+    if per_class < 1:
+        raise ValueError(f"per_class must be at least 1, got {per_class}")
+    check_gate(min_robust_accuracy)
+
+
+def check_gate(min_robust_accuracy: float | None) -> None:
+    """Raise a ValueError for a gate that is no share."""
+    if min_robust_accuracy is not None and not 0 <= min_robust_accuracy <= 1:
+        raise ValueError(f"min_robust_accuracy must be in [0, 1], got {min_robust_accuracy}")
+
+
+def choose_rows(data: DataSource, per_class: int) -> Tensor:
+    """Balanced rows of the test split, as many a class as the rarest class allows."""
+    counts = torch.bincount(data.test.labels, minlength=data.num_classes)
+    return balanced_rows(data.test.labels, min(per_class, int(counts.min())), data.num_classes)
+
+
+class _Run:
+    """One verification: engine, data, rows and where progress goes."""
+
+    def __init__(
+        self, engine: Engine, data: DataSource, rows: Tensor, progress: Progress | None
+    ) -> None:
+        self.engine = engine
+        self.data = data
+        self.rows = rows
+        self._progress = progress
+
+    def clean(self) -> Predictions:
+        """Classify the clean rows."""
+        return predict(self.engine, self.data, self.rows, self.ticker("clean", len(self.rows)))
+
+    def attack(
+        self, attack: Attack, rows: Tensor, stage: str, examples: list[Example] | None = None
+    ) -> Outcome:
+        """Attack rows under a stage's name."""
+        tick = self.ticker(stage, len(rows))
+        return measure(self.engine, attack, self.data, rows, tick, examples=examples)
+
+    def ticker(self, stage: str, total: int) -> Callable[[int], None]:
+        """What to tell how many more rows of a stage are done."""
+        done = 0
+
+        def tick(rows: int) -> None:
+            nonlocal done
+            done += rows
+            if self._progress is not None:
+                self._progress(stage, done, total)
+
+        return tick
+
+
+def _document(
+    run: _Run,
+    suite: Suite,
+    clean: Predictions,
+    found: list[tuple[Attack, Outcome]],
+    origin: Origin,
+) -> Piece:
+    model, data = run.engine.model, run.data
+    assert isinstance(model, Classifier)
+    num_classes = data.num_classes
+    measured = [
+        pieces.attack_piece(
+            attack, outcome, num_classes, attack_command(origin.command, format_spec(attack))
+        )
+        for attack, outcome in found
+    ]
+    sweeps = _sweeps(run, suite, clean)
+    clean_part = pieces.clean_piece(clean, num_classes)
+    worst = pieces.worst_predictions(found, clean)
+    return {
+        "schema": SCHEMA,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "command": origin.command,
+        "seed": run.engine.seed,
+        "environment": environment(run.engine.device),
+        "model": pieces.model_piece(model, origin.kind, origin.training),
+        "data": pieces.data_piece(data, run.rows),
+        "clean": clean_part,
+        "attacks": measured,
+        "worst_case": pieces.worst_case(found, clean),
+        "sweeps": sweeps,
+        "per_class": per_class_vulnerability(
+            clean.labels, clean.predicted, worst, data.class_names
+        ),
+        "checks": sanity_checks(clean=clean_part, attacks=measured, sweeps=sweeps),
+        "cached": origin.kind == "cache",
+    }
+
+
+def _sweeps(run: _Run, suite: Suite, clean: Predictions) -> list[Piece]:
+    """Robust accuracy over eps, on the first rows of each class."""
+    if not suite.sweep_eps:
+        return []
+    rows = choose_rows(run.data, min(_SWEEP_PER_CLASS, len(run.rows) // run.data.num_classes))
+    inside = torch.isin(run.rows, rows)
+    start = Predictions(
+        labels=clean.labels[inside],
+        predicted=clean.predicted[inside],
+        confidence=clean.confidence[inside],
+    )
+    total = len(suite.sweep) * len(suite.sweep_eps) * len(rows)
+    tick = run.ticker("eps sweep", total)
+    sweeps: list[Piece] = []
+    for spec in suite.sweep:
+        points = [pieces.clean_point(start)]
+        for radius in suite.sweep_eps:
+            outcome = measure(run.engine, parse_spec(spec, eps=radius), run.data, rows, tick)
+            points.append(pieces.sweep_point(radius, outcome))
+        sweeps.append({"attack": spec.partition(":")[0], "rows": len(rows), "points": points})
+    return sweeps
+
+
+def _gate(document: Piece, least: float | None) -> Piece | None:
+    if least is None:
+        return None
+    reached = document["worst_case"]["robust_accuracy"]
+    return {
+        "min_robust_accuracy": least,
+        "robust_accuracy": reached,
+        "passed": reached >= least,
+    }

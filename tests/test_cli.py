@@ -1,0 +1,205 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from deitsec.cli import main
+from deitsec.models import build_own, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("cli") / "model.safetensors"
+    save_checkpoint(build_own("logistic_regression", in_chans=1, image_size=32), path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEITSEC_CACHE", str(tmp_path / "cache"))
+
+
+def _quick(checkpoint, *more):
+    return ["verify", "--checkpoint", str(checkpoint), "--per-class", "2", "--no-sweep", *more]
+
+
+def _one_line(capsys):
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("deitsec: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["verifi"], ["verifi", "verify"]),
+        (["verify", "--dat", "x"], ["--dat", "--data"]),
+        (["verify", "--attack", "pgdd"], ["'pgdd'", "'pgd'"]),
+        (["verify", "--attack", "pgd:epz=1"], ["'epz'", "'eps'"]),
+        (["verify", "--model", "deit_mikro"], ["deit_mikro", "deit_micro"]),
+        (["verify", "--data", "digit"], ["'digit'", "digits"]),
+        (["verify", "--data", "npz:nothing.npz"], ["nothing.npz"]),
+        (["verify", "--eps", "0"], ["eps must be in (0, 1]", "got 0"]),
+        (["verify", "--eps", "nan"], ["eps must be in (0, 1]"]),
+        (["verify", "--eps", "much"], ["--eps must be a number", "'much'"]),
+        (["verify", "--per-class", "0"], ["--per-class"]),
+        (["verify", "--min-robust-accuracy", "2"], ["min_robust_accuracy must be in [0, 1]"]),
+        (["verify", "--checkpoint", "gone.safetensors"], ["gone.safetensors"]),
+        (["verify", "--device", "cuda:77"], ["cuda:77"]),
+        (["verify", "--head", "left"], ["head", "'left'"]),
+        (["train", "--out", "model.bin"], ["--out must end in .safetensors", "model.bin"]),
+        (["train", "--epochs", "0"], ["epochs must be >= 1"]),
+        (["train", "--optimizer", "adamx"], ["adamx"]),
+        (["distill"], ["--teacher"]),
+        (["list", "atacks"], ["atacks", "attacks"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(arguments, words, capsys):
+    assert main(arguments) == 2
+    line = _one_line(capsys)
+    for word in words:
+        assert word in line
+
+
+def test_verify_writes_the_report_and_prints_the_table(checkpoint, capsys, tmp_path):
+    assert main(_quick(checkpoint)) == 0
+    printed = capsys.readouterr().out
+    assert "report: report/report.html" in printed
+    assert "fgsm" in printed
+    document = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert document["model"]["origin"] == "checkpoint"
+    assert f"--checkpoint {checkpoint}" in document["command"]
+    assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
+
+
+def test_the_command_in_the_report_makes_its_figures_again(checkpoint, capsys, tmp_path):
+    assert main(_quick(checkpoint, "--json", "--seed", "5")) == 0
+    first = json.loads(capsys.readouterr().out)
+    command = first["attacks"][1]["command"].split()
+    assert command[0] == "deitsec"
+    assert main([*command[1:], "--json", "--out", "again"]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert len(second["attacks"]) == 1
+    for key in ("spec", "accuracy", "robust_accuracy", "confusion", "distances"):
+        assert second["attacks"][0][key] == first["attacks"][1][key]
+
+
+def test_the_gate_decides_the_exit_code(checkpoint, capsys):
+    assert main(_quick(checkpoint, "--min-robust-accuracy", "0")) == 0
+    assert main(_quick(checkpoint, "--min-robust-accuracy", "1")) == 3
+    assert "gate failed" in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_no_report_and_says_so(checkpoint, capsys, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(_quick(checkpoint)) == 1
+    error = capsys.readouterr().err
+    assert "the disk is full" in error
+    assert [path for path in (tmp_path / "report").rglob("*") if path.is_file()] == []
+
+
+def test_an_interruption_leaves_no_report(checkpoint, capsys, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deitsec.verification.verify.measure", interrupt)
+    assert main(_quick(checkpoint)) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+
+
+def test_ctrl_c_during_training_is_one_line_and_resumes(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "deitsec",
+        "train",
+        "--epochs",
+        "200",
+        "--out",
+        "m.safetensors",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        state = tmp_path / "m.training"
+        deadline = time.monotonic() + 120
+        while not list(state.glob("*")) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.1)  # waits for a file, not for a duration
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert not (tmp_path / "m.safetensors").exists()
+    assert len(list(state.glob("*"))) == 1
+
+
+def test_train_then_distill_then_verify(capsys, tmp_path):
+    assert main(["train", "--epochs", "2", "--out", "teacher.safetensors", "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert card["metrics"]["rows"] == 1000
+    arguments = ["distill", "--teacher", "teacher.safetensors", "--epochs", "2"]
+    assert main([*arguments, "--method", "study", "--out", "student.safetensors"]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    assert not (tmp_path / "student.training").exists()
+    assert main([*_quick("student.safetensors"), "--head", "distillation", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["model"]["name"] == "deit_micro"
+    assert document["model"]["head"] == "distillation"
+
+
+def test_a_divergence_keeps_the_last_good_weights_and_says_so(capsys, tmp_path):
+    assert main(["train", "--epochs", "2", "--lr", "1e30", "--optimizer", "sgd"]) == 1
+    assert "diverged" in capsys.readouterr().err
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_doctor_names_every_op_and_backend(capsys):
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["ops"]["linf_step"]) == {"cpp", "triton", "cuda", "reference"}
+    assert all(state for backends in found["ops"].values() for state in backends.values())
+    assert main(["doctor"]) == 0
+    assert "linf_step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [("attacks", "pgd"), ("models", "deit_micro"), ("ops", "linf_step"), ("data", "digits")],
+)
+def test_list_names_them(what, name, capsys):
+    assert main(["list", what, "--json"]) == 0
+    assert name in json.loads(capsys.readouterr().out)
+    assert main(["list", what]) == 0
+    assert name in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_default_verification_from_a_cold_cache_and_again(capsys, tmp_path):
+    """The main job: a distilled DeiT learns the digits, and PGD breaks it."""
+    assert main(["verify", "--json"]) == 0
+    cold = json.loads(capsys.readouterr().out)
+    assert cold["model"]["origin"] == "trained"
+    assert cold["data"]["rows"] == 1000
+    assert cold["clean"]["accuracy"] >= 0.95
+    pgd = next(attack for attack in cold["attacks"] if attack["name"] == "pgd")
+    assert pgd["accuracy"] < 0.10
+    assert main(["verify", "--json", "--out", "again"]) == 0
+    warm = json.loads(capsys.readouterr().out)
+    assert warm["model"]["origin"] == "cache"
+    assert warm["cached"]
+    assert warm["model"]["sha256"] == cold["model"]["sha256"]
+    assert warm["clean"] == cold["clean"]
+    assert warm["attacks"][1]["confusion"] == cold["attacks"][1]["confusion"]
