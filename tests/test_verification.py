@@ -57,7 +57,7 @@ def test_figures_are_those_of_the_attacks_run_alone(report, model, digits):
     )
     engine = deitsec.Engine(model)
     for attack, piece in zip(
-        (FGSM(eps=0.1), PGD(eps=0.1, steps=20)), report.document["attacks"], strict=False
+        (FGSM(eps=26 / 255), PGD(eps=26 / 255)), report.document["attacks"], strict=False
     ):
         result = engine.run(attack, images, labels, sample_ids=rows)
         assert piece["robust_accuracy"] == pytest.approx(result.robust_accuracy)
@@ -107,7 +107,7 @@ def test_suite_eps_goes_by_the_data(digits):
             uri=name, name=name, train=None, test=images, class_names=tuple("0123456789")
         )
 
-    assert suite_eps(digits) == 0.1
+    assert suite_eps(digits) == 26 / 255
     assert suite_eps(source("mine", (1, 28, 28))) == 0.3
     assert suite_eps(source("mine", (3, 32, 32))) == 8 / 255
     suite = default_suite(digits, attacks=("fgsm", "pgd:eps=0.2"), eps=0.05)

@@ -66,22 +66,23 @@ def display() -> Generator[Display]:
 
 def summary(document: dict[str, Any]) -> "Table":
     """The table of the DeiT study: clean and each attack; precision, recall, F1, accuracy."""
+    from rich.box import SIMPLE
     from rich.table import Table
 
     rows = document["clean"]["rows"]
-    table = Table(title=f"{document['model']['name']} on {document['data']['name']}, {rows} images")
-    table.add_column("images")
-    for name in ("precision", "recall", "F1", "accuracy", "robust", "success", "images/s"):
-        table.add_column(name, justify="right")
+    title = f"{document['model']['name']} on {document['data']['name']}, {rows} images"
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("images", overflow="fold")
+    for name in ("precision", "recall", "F1", "accuracy", "robust", "success"):
+        table.add_column(name, justify="right", no_wrap=True)
     clean = document["clean"]
-    table.add_row("clean", *_figures(clean), "", "", "")
+    table.add_row("clean", *_figures(clean), "", "")
     for attack in document["attacks"]:
         table.add_row(
             attack["spec"],
             *_figures(attack),
             _share(attack["robust_accuracy"]),
             _share(attack["success_rate"]),
-            f"{attack['images_per_second']:.0f}",
         )
     return table
 

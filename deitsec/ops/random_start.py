@@ -79,8 +79,10 @@ random_start.backend("triton", "deitsec.kernels.random_start:random_start", devi
 
 @random_start.check
 def _check(x0: Tensor, sample_ids: Tensor, eps: float, seed: int, stream: int = 0) -> None:
-    _checks.floating("random_start", x0=x0)
-    _checks.positive("random_start", eps=eps)
+    if x0.dtype not in _checks.FLOATS:
+        _checks.floating("random_start", x0=x0)
+    if not 0 < eps < float("inf"):
+        _checks.positive("random_start", eps=eps)
     if sample_ids.dtype != torch.int64 or sample_ids.shape != x0.shape[:1]:
         raise ValueError(
             f"random_start: sample_ids must be ({x0.shape[0]},) torch.int64, "

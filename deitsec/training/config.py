@@ -30,6 +30,8 @@ class FitConfig:
         precision: fp32, or bf16 by autocast (weights and optimizer stay fp32).
         channels_last: memory layout of convolutions: faster on most CPUs and on tensor cores. The
             model is brought back to the contiguous layout.
+        threads: CPU threads of the run, or None for PyTorch's number. Steps of a few small images
+            are too short to share: waiting for each other costs the threads more than they save.
         augmentation: moves of the images, or None for the images as they are.
         validation: share of the training rows that is kept out to pick the best epoch, in [0, 0.5].
             With 0 the last epoch is kept, and `patience` must be None.
@@ -55,6 +57,7 @@ class FitConfig:
     clip_grad: float | None = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
+    threads: int | None = None
     augmentation: Augmentation | None = None
     validation: float = 0.1
     patience: int | None = None
@@ -62,7 +65,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("epochs", "batch_size", "decay_epochs", "patience"):
+        for name in ("epochs", "batch_size", "decay_epochs", "patience", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")

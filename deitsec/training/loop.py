@@ -152,6 +152,9 @@ def _surroundings(model: Classifier, config: FitConfig) -> Generator[None, None,
         if on_cuda:
             stack.enter_context(torch.cuda.device(device))
             torch.cuda.manual_seed(config.seed)
+        if config.threads is not None:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(config.threads)
         if config.channels_last:
             stack.callback(model.to, memory_format=torch.contiguous_format)
             model.to(memory_format=torch.channels_last)

@@ -24,6 +24,7 @@ _MOVED_PHOTO = Augmentation(shift=0.1, scale=0.1, flip=True, padding="reflection
 _CONVOLUTIONAL = {
     "digits": FitConfig(
         epochs=12,
+        threads=1,
         lr=5e-3,
         warmup_epochs=1.2,
         label_smoothing=0.1,
@@ -54,6 +55,7 @@ _CONVOLUTIONAL = {
 _TRANSFORMER = {
     "digits": FitConfig(
         epochs=60,
+        threads=1,
         batch_size=32,
         lr=1e-3,
         warmup_epochs=6,
@@ -78,7 +80,7 @@ _TRANSFORMER = {
     ),
 }
 _PLAIN = {
-    "digits": FitConfig(epochs=30, batch_size=32, lr=2e-3, validation=0.0),
+    "digits": FitConfig(epochs=30, batch_size=32, lr=2e-3, validation=0.0, threads=1),
     "mnist": FitConfig(epochs=5, batch_size=128, validation=0.05),
     "cifar10": FitConfig(epochs=15, validation=0.05),
 }

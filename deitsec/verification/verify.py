@@ -23,7 +23,7 @@ from deitsec.verification.suite import Suite, default_suite
 
 Progress = Callable[[str, int, int], None]
 Piece = dict[str, Any]
-_SWEEP_PER_CLASS = 20
+_SWEEP_PER_CLASS = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,12 +84,11 @@ def verify(
     engine = Engine(model, batch_size=batch_size, seed=seed)
     run = _Run(engine, data, choose_rows(data, per_class), progress)
     clean = run.clean()
-    examples: list[Example] = []
+    pictures: list[list[Example]] = []
     found: list[tuple[Attack, Outcome]] = []
     for attack in suite.attacks:
-        shown: list[Example] = []
-        found.append((attack, run.attack(attack, run.rows, format_spec(attack), shown)))
-        examples.extend(shown)
+        pictures.append([])
+        found.append((attack, run.attack(attack, run.rows, format_spec(attack), pictures[-1])))
     document = _document(run, suite, clean, found, origin)
     document["gate"] = _gate(document, min_robust_accuracy)
     document["verdict"] = judge(
@@ -98,7 +97,13 @@ def verify(
         gate=document["gate"],
     )
     document["seconds"] = time.perf_counter() - started
-    return Report(document=document, examples=examples)
+    return Report(document=document, examples=_in_turn(pictures))
+
+
+def _in_turn(pictures: list[list[Example]]) -> list[Example]:
+    """One picture a class, the attacks taking turns."""
+    classes = max(len(shown) for shown in pictures)
+    return [pictures[i % len(pictures)][i] for i in range(classes)]
 
 
 def check_request(
