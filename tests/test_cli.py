@@ -112,10 +112,10 @@ def test_a_full_disk_leaves_no_report_and_says_so(checkpoint, capsys, tmp_path, 
 
 
 def test_an_interruption_leaves_no_report(checkpoint, capsys, tmp_path, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("deitsec.verification.verify.measure", interrupt)
+    monkeypatch.setattr("deitsec.verification.protocol.measure", interrupt)
     assert main(_quick(checkpoint)) == 130
     assert "interrupted" in capsys.readouterr().err
     assert not (tmp_path / "report").exists()
@@ -142,6 +142,7 @@ def test_ctrl_c_during_training_is_one_line_and_resumes(tmp_path):
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in error
+    assert "deitsec: interrupted" in error
     assert not (tmp_path / "m.safetensors").exists()
     assert len(list(state.glob("*"))) == 1
 
@@ -162,7 +163,7 @@ def test_train_then_distill_then_verify(capsys, tmp_path):
 
 def test_a_divergence_keeps_the_last_good_weights_and_says_so(capsys, tmp_path):
     assert main(["train", "--epochs", "2", "--lr", "1e30", "--optimizer", "sgd"]) == 1
-    assert "diverged" in capsys.readouterr().err
+    assert "not finite in epoch 1" in capsys.readouterr().err
     assert not (tmp_path / "model.safetensors").exists()
 
 

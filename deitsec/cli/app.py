@@ -35,16 +35,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(words, prog_name="deitsec", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; no unfinished file was left under its final name", INTERRUPTED)
+        code = INTERRUPTED
     except OSError as error:
         return _fail(_describe(error), BAD_INPUT if _is_input(error) else 1)
     except (ValueError, TypeError, ImportError, MemoryError) as error:
         code = 1 if isinstance(error, ImportError | MemoryError) else BAD_INPUT
         return _fail(str(error) or type(error).__name__, code)
     except Exception as error:
-        if not hasattr(error, "format_message"):  # not the parser's own
+        if hasattr(error, "format_message"):  # the parser's own
+            return _fail(error.format_message(), BAD_INPUT)  # pyright: ignore
+        if not _is_foreseen(error):
             raise
-        return _fail(error.format_message(), BAD_INPUT)  # pyright: ignore
+        return _fail(str(error), 1)
+    if code == INTERRUPTED:
+        return _fail("interrupted; no unfinished file was left under its final name", code)
     return code if isinstance(code, int) else 0
 
 
@@ -55,6 +59,16 @@ def _fail(message: str, code: int) -> int:
 
 def _is_input(error: OSError) -> bool:
     return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EEXIST)
+
+
+def _is_foreseen(error: Exception) -> bool:
+    """Whether an error is one of a run that went wrong, not one of this program."""
+    import torch
+
+    from deitsec.ops import BackendUnavailableError
+    from deitsec.training import TrainingDiverged
+
+    return isinstance(error, TrainingDiverged | BackendUnavailableError | torch.OutOfMemoryError)
 
 
 def _describe(error: OSError) -> str:

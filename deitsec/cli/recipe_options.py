@@ -23,10 +23,12 @@ Patience = Annotated[
 
 
 def changed(config: "FitConfig", **options: Any) -> "FitConfig":
-    """The recipe with the options that were given.
+    """The recipe with the options that were given; the warmup keeps its share of the epochs.
 
     Raises:
         ValueError: an option out of range.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    if given.get("epochs", 0) > 0:
+        given["warmup_epochs"] = config.warmup_epochs * given["epochs"] / config.epochs
     return dataclasses.replace(config, **given)

@@ -51,10 +51,10 @@ def verify(
     from deitsec.attacks.spec import parse_number
     from deitsec.data import load_data
     from deitsec.verification.command import verify_command
+    from deitsec.verification.protocol import check_gate
+    from deitsec.verification.protocol import verify as measure
     from deitsec.verification.subject import ModelRequest, obtain
     from deitsec.verification.suite import parse_attacks
-    from deitsec.verification.verify import check_gate
-    from deitsec.verification.verify import verify as measure
 
     radius = None if eps is None else parse_number("--eps", eps)
     check_gate(min_robust_accuracy)

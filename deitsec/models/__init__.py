@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deitsec.models.checkpoint import load_weights, read_model_card, save_checkpoint
     from deitsec.models.checkpoint_error import CheckpointError
-    from deitsec.models.classifier import Classifier
+    from deitsec.models.classifier import HEADS, Classifier
     from deitsec.models.deit import deit_micro
     from deitsec.models.model_card import ModelCard
     from deitsec.models.networks import (
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from deitsec.models.zoo import build_own, list_models, load_model
 
 __all__ = [
+    "HEADS",
     "CheckpointError",
     "Classifier",
     "ModelCard",
@@ -46,7 +47,7 @@ __all__ = [
 _HOMES = {
     "checkpoint": ("load_weights", "read_model_card", "save_checkpoint"),
     "checkpoint_error": ("CheckpointError",),
-    "classifier": ("Classifier",),
+    "classifier": ("HEADS", "Classifier"),
     "deit": ("deit_micro",),
     "model_card": ("ModelCard",),
     "networks": (

@@ -11,10 +11,10 @@ from typing import Any
 import deitsec
 from deitsec.data import DataSource
 from deitsec.environment import cache_folder
-from deitsec.models import Classifier, load_model, save_checkpoint
+from deitsec.models import HEADS, Classifier, load_model, save_checkpoint
 from deitsec.training import FitResult, TrainingEvent, distill, fit
 from deitsec.training.recipes import Recipe, new_model, recipe
-from deitsec.verification.verify import Origin
+from deitsec.verification.protocol import Origin
 
 TEACHER = "small_cnn"
 Progress = Callable[[str, TrainingEvent], None]
@@ -64,6 +64,8 @@ def obtain(
     Raises:
         ValueError: a name, checkpoint or head that is not one, or data without a training split.
     """
+    if request.head not in HEADS:
+        raise ValueError(f"head must be one of {', '.join(HEADS)}, got {request.head!r}")
     channels, height, _ = data.test.shape
     if request.checkpoint is not None:
         model = load_model(
@@ -94,6 +96,8 @@ def _trained(
             "pass --checkpoint, or data with one"
         )
     model = new_model(name, data, pretrained=request.pretrained, seed=request.seed)
+    if request.head != "average" and not model.distilled:
+        raise ValueError(f"head {request.head!r} was asked for, but {name} has one head")
     model = model.to(request.device)
     result = _train(request, model, data, plan, path, progress)
     training = {**identity, "seconds": result.seconds, "best_epoch": result.best_epoch}
