@@ -33,6 +33,7 @@ def _attack(rng, name, labels, clean, num_classes, accuracy, *, norm="linf", eps
         "distances": distances,
         "queries": {"forward": 21 * rows, "backward": 20 * rows},
         "non_finite": 0,
+        "zero_gradients": 0,
         "seconds": 3.25,
         "images_per_second": rows / 3.25,
         "disagreement": 0.0,
@@ -121,7 +122,6 @@ def build_document(num_classes=10, *, rows=300, names=None, accuracy=0.05):
         ),
         "gate": gate,
         "seconds": 12.5,
-        "cached": False,
     }
 
 

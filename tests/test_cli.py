@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 
 from deitsec.cli import main
 from deitsec.models import build_own, save_checkpoint
@@ -56,6 +57,7 @@ def _one_line(capsys):
         (["verify", "--min-robust-accuracy", "2"], ["min_robust_accuracy must be in [0, 1]"]),
         (["verify", "--checkpoint", "gone.safetensors"], ["gone.safetensors"]),
         (["verify", "--device", "cuda:77"], ["cuda:77"]),
+        (["verify", "--out", __file__], ["--out must be a folder", "test_cli.py"]),
         (["verify", "--head", "left"], ["head", "'left'"]),
         (["train", "--out", "model.bin"], ["--out must end in .safetensors", "model.bin"]),
         (["train", "--epochs", "0"], ["epochs must be >= 1"]),
@@ -85,6 +87,11 @@ def test_verify_writes_the_report_and_prints_the_table(checkpoint, capsys, tmp_p
 def test_the_command_in_the_report_makes_its_figures_again(checkpoint, capsys, tmp_path):
     assert main(_quick(checkpoint, "--json", "--seed", "5")) == 0
     first = json.loads(capsys.readouterr().out)
+    assert main([*first["command"].split()[1:], "--json", "--out", "all"]) == 0
+    assert (
+        json.loads(capsys.readouterr().out)["attacks"][2]["confusion"]
+        == (first["attacks"][2]["confusion"])
+    )
     command = first["attacks"][1]["command"].split()
     assert command[0] == "deitsec"
     assert main([*command[1:], "--json", "--out", "again"]) == 0
@@ -92,6 +99,27 @@ def test_the_command_in_the_report_makes_its_figures_again(checkpoint, capsys, t
     assert len(second["attacks"]) == 1
     for key in ("spec", "accuracy", "robust_accuracy", "confusion", "distances"):
         assert second["attacks"][0][key] == first["attacks"][1][key]
+
+
+def test_the_reports_command_has_every_option(checkpoint, capsys):
+    options = ["--attack", "mifgsm:eps=4/255", "--min-robust-accuracy", "0.0"]
+    assert main(_quick(checkpoint, *options, "--json")) == 0
+    command = json.loads(capsys.readouterr().out)["command"]
+    for words in ("--attack mifgsm:eps=4/255", "--no-sweep", "--min-robust-accuracy 0.0"):
+        assert words in command
+
+
+def test_a_checkpoint_that_numbers_the_classes_otherwise_is_refused(capsys, tmp_path):
+    names = ["zero", *"123456789"]
+    model = build_own("logistic_regression", in_chans=1, image_size=32)
+    save_checkpoint(model, "named.safetensors", class_names=names)
+    for label in range(10):
+        folder = tmp_path / "images" / f"{label}x"
+        folder.mkdir(parents=True)
+        Image.new("L", (32, 32)).save(folder / "0.png")
+    arguments = ["verify", "--checkpoint", "named.safetensors", "--data", "folder:images"]
+    assert main(arguments) == 2
+    assert "class 0 is 'zero'" in _one_line(capsys)
 
 
 def test_the_gate_decides_the_exit_code(checkpoint, capsys):
@@ -200,7 +228,6 @@ def test_the_default_verification_from_a_cold_cache_and_again(capsys, tmp_path):
     assert main(["verify", "--json", "--out", "again"]) == 0
     warm = json.loads(capsys.readouterr().out)
     assert warm["model"]["origin"] == "cache"
-    assert warm["cached"]
     assert warm["model"]["sha256"] == cold["model"]["sha256"]
     assert warm["clean"] == cold["clean"]
     assert warm["attacks"][1]["confusion"] == cold["attacks"][1]["confusion"]

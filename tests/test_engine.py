@@ -92,6 +92,41 @@ def test_a_nan_gradient_stops_its_row_and_no_other():
     assert (result.adv[::2] < images[::2]).all()
 
 
+def test_an_output_that_turns_nan_is_not_taken_for_an_answer():
+    class NanAboveHalf(nn.Module):
+        def forward(self, x):
+            z = x.flatten(1).sum(1)
+            return torch.stack([-z, z - 1], 1) / (x.flatten(1)[:, 0] < 0.5)[:, None].float()
+
+    images, labels = torch.full((2, 1, 1, 2), 0.45), torch.ones(2, dtype=torch.int64)
+    images[1] = 0.3
+    labels = torch.zeros(2, dtype=torch.int64)
+    result = run(FGSM(eps=0.1), NanAboveHalf(), images, labels)
+    assert result.logits.isfinite().all()
+    assert result.finite.tolist() == [False, True]
+
+
+def test_a_row_without_any_gradient_is_marked():
+    class Half(nn.Module):
+        def forward(self, x):
+            z = x.flatten(1).sum(1)
+            z = torch.where(z > 2, z * 0, z)
+            return torch.stack([z, 1 - z], 1)
+
+    images = torch.tensor([0.1, 0.9])[:, None, None, None].expand(2, 1, 2, 2).clone()
+    result = run(PGD(eps=0.01), Half(), images, torch.zeros(2, dtype=torch.int64))
+    assert result.driven.tolist() == [True, False]
+
+
+def test_inference_mode_around_the_run_does_not_matter():
+    model = mlp()
+    images, labels = images_and_labels(model)
+    expected = run(FGSM(eps=0.1), model, images, labels)
+    with torch.inference_mode():
+        found = run(FGSM(eps=0.1), model, images * 1, labels)
+    assert torch.equal(found.adv, expected.adv)
+
+
 class Broken(nn.Module):
     def __init__(self, output):
         super().__init__()

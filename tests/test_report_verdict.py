@@ -94,7 +94,7 @@ def _sweep(*robust, attack="pgd"):
 
 def test_a_sound_run_passes_every_check(document):
     assert {check["status"] for check in document["checks"]} == {"pass"}
-    assert len(document["checks"]) == 6
+    assert len(document["checks"]) == 7
 
 
 @pytest.mark.parametrize(
@@ -164,6 +164,8 @@ def test_chance_on_unbalanced_data_is_the_commonest_class(document):
     [
         ("finite-gradients", {"non_finite": 3}, "warn"),
         ("finite-gradients", {"non_finite": 0}, "pass"),
+        ("gradients-drive", {"zero_gradients": 30}, "warn"),
+        ("gradients-drive", {"zero_gradients": 0}, "pass"),
         ("survives-8-bit", {"disagreement": 0.011}, "warn"),
         ("survives-8-bit", {"disagreement": 0.010}, "pass"),
         ("survives-8-bit", {"disagreement": None}, None),

@@ -92,9 +92,46 @@ def test_sweeps_start_clean_and_fall(report):
         assert robust[-1] < 0.05
 
 
-def test_the_command_makes_each_attack_again(report):
-    for piece in report.document["attacks"]:
-        assert f"--attack {piece['spec']}" in piece["command"]
+def test_a_report_from_python_claims_no_command(report):
+    assert report.document["command"] is None
+    assert all(piece["command"] is None for piece in report.document["attacks"])
+
+
+def test_a_wrapped_module_is_verified_and_saved(digits, tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
+    model = wrap(module, mean=0.5, std=0.5, num_classes=10)
+    report = verify(model, digits, ["fgsm"], per_class=2, sweep=False)
+    report.save(tmp_path)
+    assert report.document["model"]["input_size"] is None
+    validate(report.document)
+
+
+def test_impersonation_of_one_class_leaves_that_class_out(model, digits):
+    document = verify(
+        model, digits, ["pgd:target=3,confidence=0.5", "fgsm"], per_class=5, sweep=False
+    ).document
+    aimed, everybody = document["attacks"]
+    assert aimed["goal"] == "targeted"
+    assert (aimed["rows"], everybody["rows"]) == (45, 50)
+    assert sum(aimed["confusion"][3]) == 0
+    assert aimed["success_rate"] > 0
+    assert document["worst_case"]["robust_accuracy"] <= everybody["robust_accuracy"]
+
+
+def test_a_saturated_model_is_not_called_robust(digits):
+    class Saturated(nn.Module):
+        """Right on every image, by looking up its bytes: no gradient reaches them."""
+
+        def forward(self, x):
+            hard = (x.flatten(1) > 0.5).float()
+            return hard[:, :10] * 0 + (x.flatten(1)[:, :10] * 0 + 1) * torch.arange(10.0)
+
+    model = wrap(Saturated(), mean=0.0, std=1.0, num_classes=10)
+    document = verify(model, digits, ["fgsm"], per_class=2, sweep=False).document
+    assert document["attacks"][0]["zero_gradients"] == 20
+    check = next(c for c in document["checks"] if c["name"] == "gradients-drive")
+    assert check["status"] == "warn"
 
 
 def test_suite_eps_goes_by_the_data(digits):

@@ -1,5 +1,7 @@
 """Options that several subcommands share."""
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +15,7 @@ Model = Annotated[
 Head = Annotated[
     str, typer.Option(help="Which head of a distilled DeiT answers: average, class, distillation.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random draw.", min=0, max=2**63 - 1)]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the best there is by default.")
 ]
@@ -21,6 +23,19 @@ ImageSize = Annotated[
     int | None, typer.Option(help="Resize the data's images to this side.", min=1)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def check_report_folder(out: Path) -> None:
+    """Refuse a report's folder before any work is done.
+
+    Raises:
+        ValueError: a file, or a folder that cannot be made or written.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a folder, got the file {out}")
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ValueError(f"--out {out} cannot be written: {nearest} is no folder to write in")
 
 
 def choose_device(named: str | None) -> str:

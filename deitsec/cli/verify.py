@@ -6,7 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from deitsec.cli.display import display, summary
-from deitsec.cli.options import AsJson, Data, Device, Head, ImageSize, Model, Seed, choose_device
+from deitsec.cli.options import (
+    AsJson,
+    Data,
+    Device,
+    Head,
+    ImageSize,
+    Model,
+    Seed,
+    check_report_folder,
+    choose_device,
+)
 
 GATE_FAILED = 3
 
@@ -18,7 +28,8 @@ def verify(
         Path | None, typer.Option(help="Weights to verify: safetensors or a torch file.")
     ] = None,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Fine-tune timm's published weights.")
+        bool,
+        typer.Option("--pretrained", help="Start from timm's published weights."),
     ] = False,
     head: Head = "average",
     attack: Annotated[
@@ -50,7 +61,7 @@ def verify(
 
     from deitsec.attacks.spec import parse_number
     from deitsec.data import load_data
-    from deitsec.verification.command import verify_command
+    from deitsec.verification.command import Option, verify_command
     from deitsec.verification.protocol import check_gate
     from deitsec.verification.protocol import verify as measure
     from deitsec.verification.subject import ModelRequest, obtain
@@ -59,20 +70,26 @@ def verify(
     radius = None if eps is None else parse_number("--eps", eps)
     check_gate(min_robust_accuracy)
     parse_attacks(attack or (), eps=8 / 255 if radius is None else radius)
-    command = verify_command(
-        {
-            "data": data,
-            "model": model,
-            "checkpoint": None if checkpoint is None else str(checkpoint),
-            "pretrained": pretrained,
-            "head": None if head == "average" else head,
-            "eps": eps,
-            "per-class": per_class,
-            "image-size": image_size,
-            "batch-size": batch_size,
-            "seed": seed,
-        }
-    )
+    check_report_folder(out)
+    subject_options: dict[str, Option] = {
+        "data": data,
+        "model": model,
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "pretrained": pretrained,
+        "head": None if head == "average" else head,
+        "eps": eps,
+        "per-class": per_class,
+        "image-size": image_size,
+        "batch-size": batch_size,
+        "seed": seed,
+        "device": device,
+    }
+    all_options: dict[str, Option] = {
+        **subject_options,
+        "attack": attack or None,
+        "no-sweep": not sweep,
+        "min-robust-accuracy": min_robust_accuracy,
+    }
     with display() as shown:
         source = load_data(data, image_size=image_size)
         request = ModelRequest(
@@ -95,7 +112,11 @@ def verify(
             batch_size=batch_size or "auto",
             sweep=sweep,
             min_robust_accuracy=min_robust_accuracy,
-            origin=replace(origin, command=command),
+            origin=replace(
+                origin,
+                command=verify_command(all_options),
+                subject_command=verify_command(subject_options),
+            ),
             progress=shown.rows,
         )
         report.save(out)

@@ -58,6 +58,7 @@ class Engine:
         """Where the model's parameters are; the CPU for a model without any."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
+    @torch.inference_mode(False)  # gradients are needed whatever the caller is in
     def run(
         self,
         attack: Attack,
@@ -96,8 +97,8 @@ class Engine:
             while done < len(images):
                 try:
                     parts.append(self._run_chunk(attack, rows.slice(done, done + size)))
-                except torch.OutOfMemoryError:
-                    if size == 1:
+                except RuntimeError as error:
+                    if size == 1 or not _is_out_of_memory(error):
                         raise
                     size = (size + 1) // 2
                     continue
@@ -162,9 +163,15 @@ class Engine:
         query.logits(state.x)
 
 
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out; the CPU's allocator has no class of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def _collect(rows: Rows, targets: Tensor | None, query: EngineQuery) -> AttackResult:
     keeper, clean_logits = query.keeper, query.ask_clean()
     assert keeper.logits is not None
+    logits = torch.where(keeper.untouched[:, None], clean_logits, keeper.logits)
     home = rows.images.device
 
     def counts(number: int) -> Tensor:
@@ -179,10 +186,11 @@ def _collect(rows: Rows, targets: Tensor | None, query: EngineQuery) -> AttackRe
         success=keeper.success.to(home),
         clean_correct=clean_correct.to(home),
         clean_logits=clean_logits.to(home),
-        logits=keeper.logits.to(home),
+        logits=logits.to(home),
         queries=Queries(forward=counts(query.model.forwards), backward=counts(query.backwards)),
         steps=keeper.steps.to(home),
         finite=keeper.finite.to(home),
+        driven=keeper.driven.to(home),
         seconds=0.0,
         batch_size=len(rows.labels),
     )

@@ -32,6 +32,7 @@ class Keeper:
         self.score = torch.full((rows,), -torch.inf, device=device)
         self.steps = torch.full((rows,), -1, dtype=torch.int64, device=device)
         self.finite = torch.ones(rows, dtype=torch.bool, device=device)
+        self.driven = torch.zeros(rows, dtype=torch.bool, device=device)
 
     def offer(self, x: Tensor, logits: Tensor, loss: Tensor, predicted: Tensor, step: int) -> None:
         """Take over the rows of `x` that are better than what is kept.
@@ -58,3 +59,8 @@ class Keeper:
         self.adv = torch.where(better[:, None, None, None], x, self.adv)
         kept = logits if self.logits is None else self.logits
         self.logits = torch.where(better[:, None], logits, kept)
+
+    @property
+    def untouched(self) -> Tensor:
+        """(B,) bool: rows of which no iterate could be kept; `adv` is the clean image there."""
+        return self.score == -torch.inf

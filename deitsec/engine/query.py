@@ -52,10 +52,12 @@ class EngineQuery:
         logits = output.detach()
         values, dlogits, predicted = ops.classification_loss(logits, y, loss)
         (grad,) = torch.autograd.grad(output, leaf, dlogits)
+        grad = grad.contiguous()  # a channels_last model gives its own layout back
         self._record(x, logits, values, predicted)
         self.backwards += 1
-        row_sums = grad.flatten(1).sum(1, dtype=torch.float32)  # NaN and inf survive a sum
-        self.keeper.finite &= row_sums.isfinite() & values.isfinite()
+        size = torch.linalg.vector_norm(grad.flatten(1), 1, dim=1)  # NaN and inf survive it
+        self.keeper.finite &= size.isfinite() & values.isfinite()
+        self.keeper.driven |= size > 0
         return grad
 
     def logits(self, x: Tensor) -> Tensor:
@@ -64,6 +66,7 @@ class EngineQuery:
             logits = self.model(x)
         values, _, predicted = ops.classification_loss(logits, self.problem.y)
         self._record(x, logits, values, predicted)
+        self.keeper.finite &= values.isfinite()
         return logits
 
     def ask_clean(self) -> Tensor:

@@ -46,6 +46,8 @@ class AttackResult:
         queries: forward and backward passes of each row.
         steps: (B,) int64 gradient steps until the first success; -1 where there was none.
         finite: (B,) bool: False where a gradient was NaN or inf and the row stopped there.
+        driven: (B,) bool: False where every gradient was exactly 0, so that nothing drove the row:
+            saturated or masked gradients, not robustness.
         seconds: wall-clock seconds of the attack.
         batch_size: rows that went together, smaller than asked for if memory ran out.
     """
@@ -61,6 +63,7 @@ class AttackResult:
     queries: Queries
     steps: Tensor
     finite: Tensor
+    driven: Tensor
     seconds: float
     batch_size: int
 

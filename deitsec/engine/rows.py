@@ -68,6 +68,8 @@ def check_rows(
     if sample_ids is None:
         sample_ids = torch.arange(rows, device=images.device)
     sample_ids = _integers("sample_ids", sample_ids, rows)
+    if images.is_inference():
+        images = images.clone()  # made under inference_mode, it could not be differentiated at
     return Rows(
         images=images.detach().contiguous(), labels=labels, targets=targets, sample_ids=sample_ids
     )

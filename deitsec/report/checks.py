@@ -52,6 +52,7 @@ def sanity_checks(
         _accuracy_falls_with_eps(sweeps, attacks),
         _large_eps_breaks(sweeps, attacks),
         _finite_gradients(attacks),
+        _gradients_drive(attacks),
         _survives_rounding(attacks),
     ]
     return [check for check in checks if check is not None]
@@ -162,6 +163,24 @@ def _finite_gradients(attacks: Sequence[Piece]) -> Check | None:
             "short, and the image counts with its last finite iterate."
         )
     return _check("finite-gradients", bool(bad), evidence)
+
+
+def _gradients_drive(attacks: Sequence[Piece]) -> Check | None:
+    """An attack without a gradient to follow says nothing of the model."""
+    if not attacks:
+        return None
+    worst = max(attacks, key=lambda attack: attack["zero_gradients"] / attack["rows"])
+    share = worst["zero_gradients"] / worst["rows"]
+    bad = share > _TOLERANCE
+    evidence = (
+        f"The gradient was exactly 0 on at most {percent(share)} of the images "
+        f"({attack_label(worst, attacks)})."
+    )
+    if bad:
+        evidence += (
+            " There nothing drove the attack: saturated or masked gradients, not robustness."
+        )
+    return _check("gradients-drive", bad, evidence)
 
 
 def _survives_rounding(attacks: Sequence[Piece]) -> Check | None:

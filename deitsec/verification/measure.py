@@ -14,7 +14,7 @@ from deitsec.data import DataSource, to_float
 from deitsec.engine import AttackResult, Engine
 from deitsec.engine.goal import Goal
 from deitsec.engine.guard import attack_mode
-from deitsec.report import Example
+from deitsec.verification.gallery import Gallery, Reread
 
 _CHUNK = 512  # rows whose images are in memory at once
 Tick = Callable[[int], None]
@@ -46,12 +46,15 @@ class Outcome:
         targeted_before: (N,) bool, the goal held before the attack already.
         survives: (N,) bool, the goal is reached after rounding to 8 bits too.
         finite: (N,) bool.
+        driven: (N,) bool, some gradient was not 0.
         norms: (N, 4) L-infinity, L2, L1 and L0 of the perturbation.
         queries: (N, 2) int64 forward and backward passes.
         seconds: of the attack alone.
+        rows: (N,) int64 rows of the test split, ascending.
         labels: (N,) int64.
     """
 
+    rows: Tensor
     labels: Tensor
     predicted: Tensor
     confidence: Tensor
@@ -60,6 +63,7 @@ class Outcome:
     targeted_before: Tensor
     survives: Tensor
     finite: Tensor
+    driven: Tensor
     norms: Tensor
     queries: Tensor
     seconds: float
@@ -97,9 +101,12 @@ def measure(
     rows: Tensor,
     tick: Tick,
     *,
-    examples: list[Example] | None = None,
+    gallery: Gallery | None = None,
 ) -> Outcome:
     """Attack the test images of some rows.
+
+    Where the attack aims at one class, the rows of that class are left out: there is nobody to be
+    impersonated.
 
     Args:
         engine: runs the attack.
@@ -107,8 +114,13 @@ def measure(
         data: where the images are.
         rows: (N,) int64 rows of the test split; they are the sample ids too.
         tick: told how many rows were done.
-        examples: pictures for the report are added here.
+        gallery: shown every image.
+
+    Raises:
+        ValueError: what `Engine.run` raises, or no row is left.
     """
+    if isinstance(attack.target, int):
+        rows = rows[data.test.labels[rows] != attack.target]
     parts: list[Outcome] = []
     for chunk in rows.split(_CHUNK):
         levels = data.test.images(chunk)
@@ -128,9 +140,9 @@ def measure(
         )
         quantized = _quantize(attack, result, levels)
         reread = _reread(engine, attack, result, quantized)
-        parts.append(_outcome(result, reread.reached))
-        if examples is not None and not examples:
-            examples.extend(_pictures(attack, result, chunk, levels, quantized, reread))
+        parts.append(_outcome(chunk, result, reread.reached))
+        if gallery is not None:
+            gallery.show(attack, result, chunk, quantized, reread)
     return Outcome.concatenate(parts)
 
 
@@ -140,16 +152,7 @@ def _quantize(attack: Attack, result: AttackResult, clean: Tensor) -> Tensor:
     return ops.quantize_uint8(result.adv, clean, budget)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Reread:
-    """What the model says of the 8-bit images: predicted class, its softmax, and the goal."""
-
-    predicted: Tensor
-    confidence: Tensor
-    reached: Tensor
-
-
-def _reread(engine: Engine, attack: Attack, result: AttackResult, quantized: Tensor) -> _Reread:
+def _reread(engine: Engine, attack: Attack, result: AttackResult, quantized: Tensor) -> Reread:
     """Classify the images as they would be read from a file."""
     parts: list[Tensor] = []
     with attack_mode(engine.model), torch.no_grad():
@@ -163,14 +166,14 @@ def _reread(engine: Engine, attack: Attack, result: AttackResult, quantized: Ten
         confidence=attack.confidence,
     )
     top = logits.softmax(1).max(1)
-    return _Reread(
+    return Reread(
         predicted=top.indices,
         confidence=top.values,
         reached=goal.reached(logits, top.indices),
     )
 
 
-def _outcome(result: AttackResult, survives: Tensor) -> Outcome:
+def _outcome(rows: Tensor, result: AttackResult, survives: Tensor) -> Outcome:
     top = result.logits.float().softmax(1).max(1)
     clean_predicted = result.clean_logits.argmax(1)
     before = ~result.clean_correct
@@ -178,6 +181,7 @@ def _outcome(result: AttackResult, survives: Tensor) -> Outcome:
         before = clean_predicted == result.targets
     norms = ops.row_norms(result.adv, result.clean)
     return Outcome(
+        rows=rows,
         labels=result.labels,
         predicted=top.indices,
         confidence=top.values,
@@ -186,38 +190,8 @@ def _outcome(result: AttackResult, survives: Tensor) -> Outcome:
         targeted_before=before,
         survives=survives,
         finite=result.finite,
+        driven=result.driven,
         norms=torch.stack(norms, 1),
         queries=torch.stack([result.queries.forward, result.queries.backward], 1),
         seconds=result.seconds,
     )
-
-
-def _pictures(
-    attack: Attack,
-    result: AttackResult,
-    rows: Tensor,
-    clean: Tensor,
-    quantized: Tensor,
-    reread: _Reread,
-) -> list[Example]:
-    """One example a class, ten at most: a success on a row that was right before, where any."""
-    wanted = (reread.reached & result.clean_correct).tolist()
-    places: dict[int, int] = {}
-    for place, label in enumerate(result.labels.tolist()):
-        if label not in places or (wanted[place] and not wanted[places[label]]):
-            places[label] = place
-    before = result.clean_logits.float().softmax(1).max(1)
-    return [
-        Example(
-            row=int(rows[place]),
-            label=label,
-            clean=clean[place].permute(1, 2, 0).numpy(),
-            adversarial=quantized[place].permute(1, 2, 0).numpy(),
-            clean_prediction=int(before.indices[place]),
-            clean_confidence=float(before.values[place]),
-            adversarial_prediction=int(reread.predicted[place]),
-            adversarial_confidence=float(reread.confidence[place]),
-            attack=attack.name,
-        )
-        for label, place in sorted(places.items())[:10]
-    ]

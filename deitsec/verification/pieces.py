@@ -23,7 +23,7 @@ def clean_piece(found: Predictions, num_classes: int) -> Piece:
     )
 
 
-def attack_piece(attack: Attack, found: Outcome, num_classes: int, command: str) -> Piece:
+def attack_piece(attack: Attack, found: Outcome, num_classes: int, command: str | None) -> Piece:
     """One entry of `attacks`."""
     metrics = asdict(
         classification_metrics(found.predicted, found.labels, num_classes, found.confidence)
@@ -45,9 +45,10 @@ def attack_piece(attack: Attack, found: Outcome, num_classes: int, command: str)
             "backward": int(found.queries[:, 1].sum()),
         },
         "non_finite": int((~found.finite).sum()),
+        "zero_gradients": int((~found.driven).sum()),
         "seconds": found.seconds,
         "images_per_second": len(found.labels) / found.seconds,
-        "disagreement": int(lost.sum()) / successes if successes else 0.0,
+        "disagreement": int(lost.sum()) / successes if successes else None,
         "command": command,
     }
 
@@ -118,21 +119,24 @@ def data_piece(data: DataSource, rows: Tensor) -> Piece:
     }
 
 
-def worst_case(found: list[tuple[Attack, Outcome]], clean: Predictions) -> Piece:
+def worst_case(rows: Tensor, found: list[tuple[Attack, Outcome]], clean: Predictions) -> Piece:
     """The `worst_case` part: rows that stay right under every attack."""
     standing = clean.predicted == clean.labels
     for _, outcome in found:
-        standing = standing & robust(outcome)
+        standing[torch.isin(rows, outcome.rows)] &= robust(outcome)
     return {
         "robust_accuracy": share(standing),
         "attacks": [format_spec(attack) for attack, _ in found],
     }
 
 
-def worst_predictions(found: list[tuple[Attack, Outcome]], clean: Predictions) -> Tensor:
+def worst_predictions(
+    rows: Tensor, found: list[tuple[Attack, Outcome]], clean: Predictions
+) -> Tensor:
     """(N,) int64: a wrong prediction where any attack made one, else the right one."""
     worst = clean.predicted.clone()
     for _, outcome in found:
-        fallen = (worst == clean.labels) & (outcome.predicted != clean.labels)
-        worst = torch.where(fallen, outcome.predicted, worst)
+        attacked = torch.isin(rows, outcome.rows)
+        fallen = (worst[attacked] == outcome.labels) & (outcome.predicted != outcome.labels)
+        worst[attacked] = torch.where(fallen, outcome.predicted, worst[attacked])
     return worst

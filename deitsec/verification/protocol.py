@@ -18,6 +18,7 @@ from deitsec.models import Classifier
 from deitsec.report import SCHEMA, Example, Report, judge, sanity_checks
 from deitsec.verification import pieces
 from deitsec.verification.command import attack_command
+from deitsec.verification.gallery import Gallery
 from deitsec.verification.measure import Outcome, Predictions, measure, predict
 from deitsec.verification.suite import Suite, default_suite
 
@@ -33,12 +34,14 @@ class Origin:
     Attributes:
         kind: `module`, `trained`, `cache`, `checkpoint` or `pretrained`.
         training: recipe and history where it was trained here.
-        command: the command line of the whole run, without attacks.
+        command: the command line of the run; None where there was none.
+        subject_command: the same without attacks and gate.
     """
 
     kind: Literal["module", "trained", "cache", "checkpoint", "pretrained"] = "module"
     training: Piece | None = None
-    command: str = "deitsec verify"
+    command: str | None = None
+    subject_command: str | None = None
 
 
 def verify(
@@ -84,11 +87,11 @@ def verify(
     engine = Engine(model, batch_size=batch_size, seed=seed)
     run = _Run(engine, data, choose_rows(data, per_class), progress)
     clean = run.clean()
-    pictures: list[list[Example]] = []
+    galleries: list[Gallery] = []
     found: list[tuple[Attack, Outcome]] = []
     for attack in suite.attacks:
-        pictures.append([])
-        found.append((attack, run.attack(attack, run.rows, format_spec(attack), pictures[-1])))
+        galleries.append(Gallery())
+        found.append((attack, run.attack(attack, galleries[-1])))
     document = _document(run, suite, clean, found, origin)
     document["gate"] = _gate(document, min_robust_accuracy)
     document["verdict"] = judge(
@@ -97,13 +100,14 @@ def verify(
         gate=document["gate"],
     )
     document["seconds"] = time.perf_counter() - started
-    return Report(document=document, examples=_in_turn(pictures))
+    return Report(document=document, examples=_in_turn(galleries))
 
 
-def _in_turn(pictures: list[list[Example]]) -> list[Example]:
+def _in_turn(galleries: list[Gallery]) -> list[Example]:
     """One picture a class, the attacks taking turns."""
-    classes = max(len(shown) for shown in pictures)
-    return [pictures[i % len(pictures)][i] for i in range(classes)]
+    shown = [gallery.examples() for gallery in galleries]
+    turns = [shown[i % len(shown)] for i in range(max(map(len, shown)))]
+    return [pictures[i] for i, pictures in enumerate(turns) if i < len(pictures)]
 
 
 def check_request(
@@ -147,12 +151,10 @@ class _Run:
         """Classify the clean rows."""
         return predict(self.engine, self.data, self.rows, self.ticker("clean", len(self.rows)))
 
-    def attack(
-        self, attack: Attack, rows: Tensor, stage: str, examples: list[Example] | None = None
-    ) -> Outcome:
-        """Attack rows under a stage's name."""
-        tick = self.ticker(stage, len(rows))
-        return measure(self.engine, attack, self.data, rows, tick, examples=examples)
+    def attack(self, attack: Attack, gallery: Gallery) -> Outcome:
+        """Attack every row."""
+        tick = self.ticker(format_spec(attack), len(self.rows))
+        return measure(self.engine, attack, self.data, self.rows, tick, gallery=gallery)
 
     def ticker(self, stage: str, total: int) -> Callable[[int], None]:
         """What to tell how many more rows of a stage are done."""
@@ -179,13 +181,16 @@ def _document(
     num_classes = data.num_classes
     measured = [
         pieces.attack_piece(
-            attack, outcome, num_classes, attack_command(origin.command, format_spec(attack))
+            attack,
+            outcome,
+            num_classes,
+            attack_command(origin.subject_command, format_spec(attack)),
         )
         for attack, outcome in found
     ]
     sweeps = _sweeps(run, suite, clean)
     clean_part = pieces.clean_piece(clean, num_classes)
-    worst = pieces.worst_predictions(found, clean)
+    worst = pieces.worst_predictions(run.rows, found, clean)
     return {
         "schema": SCHEMA,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -196,13 +201,12 @@ def _document(
         "data": pieces.data_piece(data, run.rows),
         "clean": clean_part,
         "attacks": measured,
-        "worst_case": pieces.worst_case(found, clean),
+        "worst_case": pieces.worst_case(run.rows, found, clean),
         "sweeps": sweeps,
         "per_class": per_class_vulnerability(
             clean.labels, clean.predicted, worst, data.class_names
         ),
         "checks": sanity_checks(clean=clean_part, attacks=measured, sweeps=sweeps),
-        "cached": origin.kind == "cache",
     }
 
 

@@ -12,6 +12,7 @@ import deitsec
 from deitsec.data import DataSource
 from deitsec.environment import cache_folder
 from deitsec.models import HEADS, Classifier, load_model, save_checkpoint
+from deitsec.models.checkpoint import find_model_card
 from deitsec.training import FitResult, TrainingEvent, distill, fit
 from deitsec.training.recipes import Recipe, new_model, recipe
 from deitsec.verification.protocol import Origin
@@ -27,8 +28,8 @@ class ModelRequest:
     Attributes:
         name: a model name; None where a checkpoint tells it.
         checkpoint: weights to load; nothing is trained then.
-        pretrained: start from published weights, and verify them as they are where their classes
-            are those of the data.
+        pretrained: take published weights: as they are where they have as many classes as the
+            data, else fine-tuned on its training split.
         head: which head of a distilled model answers.
         seed: of weights and training.
         retrain: train again where a trained model is kept already.
@@ -76,9 +77,28 @@ def obtain(
             image_size=height,
             head=request.head,
         )
+        _check_class_names(request.checkpoint, data)
         return model.to(request.device), Origin(kind="checkpoint")
     assert request.name is not None
+    if request.pretrained:
+        model = load_model(request.name, pretrained=True, head=request.head)
+        if model.num_classes == data.num_classes:
+            return model.to(request.device), Origin(kind="pretrained")
     return _trained(request, request.name, data, progress)
+
+
+def _check_class_names(checkpoint: str, data: DataSource) -> None:
+    """Refuse a checkpoint that numbers the classes otherwise than the data does."""
+    card = find_model_card(Path(checkpoint))
+    plain = tuple(map(str, range(data.num_classes)))
+    if card is None or card.class_names is None or plain in (card.class_names, data.class_names):
+        return
+    for label, (theirs, ours) in enumerate(zip(card.class_names, data.class_names, strict=True)):
+        if theirs != ours:
+            raise ValueError(
+                f"class {label} is {theirs!r} in {checkpoint} and {ours!r} in {data.uri}: the "
+                "labels do not mean the same"
+            )
 
 
 def _trained(
@@ -140,7 +160,10 @@ def _identity(request: ModelRequest, name: str, data: DataSource, plan: Recipe) 
         "model": name,
         "pretrained": request.pretrained,
         "seed": request.seed,
+        "method": "fit" if plan.distillation is None else plan.distillation.method,
+        "epochs": plan.fit.epochs,
         "recipe": asdict(plan),
+        "image_shape": data.test.shape,
         "data": {"uri": data.uri, "sha256": data.sha256},
         "deitsec": deitsec.__version__,
     }

@@ -9,8 +9,7 @@ from deitsec.data import DataSource
 
 # what the field uses on such images: Madry et al. (arXiv:1706.06083) on MNIST and CIFAR-10; for the
 # digits a tenth of the range, in whole levels of 255, so that nothing is lost in rounding
-_SUITE_EPS = {"digits": 26 / 255, "mnist": 0.3, "cifar10": 8 / 255}
-_GREY_28 = (1, 28, 28)
+_DIGITS_EPS, _MNIST_EPS, _PHOTO_EPS = 26 / 255, 0.3, 8 / 255
 
 DEFAULT_ATTACKS = ("fgsm", "pgd", "pgd:target=least-likely")
 SWEEP_ATTACKS = ("fgsm", "pgd")
@@ -36,9 +35,10 @@ class Suite:
 
 def suite_eps(data: DataSource) -> float:
     """The L-infinity radius that the field uses on such data; 8/255 where it has no habit."""
-    if data.name in _SUITE_EPS:
-        return _SUITE_EPS[data.name]
-    return _SUITE_EPS["mnist"] if data.test.shape == _GREY_28 else 8 / 255
+    channels, height, width = data.test.shape
+    if channels == 1 and data.name == "digits":
+        return _DIGITS_EPS
+    return _MNIST_EPS if (channels, height, width) == (1, 28, 28) else _PHOTO_EPS
 
 
 def default_suite(
@@ -60,7 +60,7 @@ def default_suite(
         ValueError: a spec that is not understood, or an eps out of range.
     """
     radius = suite_eps(data) if eps is None else eps
-    radii = tuple(min(1.0, radius * factor) for factor in SWEEP_FACTORS)
+    radii = tuple(dict.fromkeys(min(1.0, radius * factor) for factor in SWEEP_FACTORS))
     return Suite(
         eps=radius,
         attacks=parse_attacks(attacks or DEFAULT_ATTACKS, eps=radius),
