@@ -21,9 +21,9 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "deitsec": deitsec.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": _version("triton"),
-        "timm": _version("timm"),
-        "numpy": _version("numpy"),
+        "triton": package_version("triton"),
+        "timm": package_version("timm"),
+        "numpy": package_version("numpy"),
         "platform": platform.platform(),
         "cpu": _processor(),
         "threads": torch.get_num_threads(),
@@ -37,7 +37,8 @@ def cache_folder() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "deitsec"
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The installed version of a package, or None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files each of which appears whole or not at all."""
 
 import os
 import secrets
@@ -8,10 +8,11 @@ from pathlib import Path
 
 
 def replace_files(contents: Mapping[Path, bytes]) -> None:
-    """Write a set of files; a full disk or an interruption leaves the old ones and no others.
+    """Write files, each file whole, in the given order.
 
-    All are written beside their final places and synced before the first is renamed; they are
-    renamed in the given order, so the one that makes the set valid goes last.
+    All are written beside their final places and synced before the first is renamed, so a full disk
+    leaves the old ones. An interruption between two renames leaves the first ones new and the rest
+    old: a reader must take any such set, or the file that makes it valid goes last.
 
     Args:
         contents: bytes by final path; folders are made.

@@ -117,4 +117,7 @@ def test_the_root_is_in_the_cache_unless_the_environment_names_it(
 ) -> None:
     assert data_root() == root
     monkeypatch.delenv("DEITSEC_DATA")
+    monkeypatch.setenv("DEITSEC_CACHE", str(root / "cache"))
+    assert data_root() == root / "cache" / "data"
+    monkeypatch.delenv("DEITSEC_CACHE")
     assert data_root() == Path.home() / ".cache" / "deitsec" / "data"

@@ -201,6 +201,29 @@ def test_wrap_keeps_mode_and_gradient_flags(training):
     assert [p.requires_grad for p in module.parameters()] == [True, False]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("head", ["average", "class"])
+def test_half_precision_takes_fp32_images_normalised_in_fp32(dtype, head):
+    model = build_own("deit_micro", in_chans=1, image_size=8, head=head).eval()
+    model.mean.fill_(0.0)  # half() starts it anew
+    model.to(dtype)
+    seen = []
+    model.module.patch_embed.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    images = torch.rand(2, 1, 8, 8, requires_grad=True)
+    logits = model(images)
+    assert logits.dtype == seen[0].dtype == dtype
+    assert torch.equal(seen[0], ((images - 0.5) / 0.5).to(dtype))
+    (gradient,) = torch.autograd.grad(logits.sum(), images)
+    assert gradient.dtype == torch.float32
+    assert gradient.abs().sum() > 0
+
+
+def test_a_half_precision_network_is_wrapped_with_exact_statistics():
+    model = wrap(Answer(same).bfloat16(), mean=0.1307, std=0.3081, num_classes=5)
+    assert model.mean.dtype == torch.float32
+    assert model.mean.item() == torch.tensor(0.1307).item()
+
+
 def test_buffers_follow_the_dtype_of_the_module():
     model = wrap(Answer(same).double(), mean=0.1, std=0.5, num_classes=5)
     assert model.mean.dtype == torch.float64
@@ -321,7 +344,7 @@ def test_logistic_regression_is_linear_in_the_images():
     [
         ("papernot_mnist", {"image_size": 15}, "16 pixels and more, got image_size=15"),
         ("small_cnn", {"image_size": 3}, "4 pixels and more"),
-        ("deit_micro", {"image_size": 30}, "multiple of patch_size=7, got 30"),
+        ("deit_micro", {"image_size": 30, "patch_size": 7}, "multiple of patch_size=7, got 30"),
         ("deit_micro", {"embed_dim": 90}, "multiple of num_heads=4, got 90"),
         ("mnist_dense", {"depth": 0}, "depth must be >= 1"),
         ("mnist_dense", {"in_chans": 0}, "in_chans must be >= 1"),
@@ -341,7 +364,7 @@ def test_build_own_refuses_unknown_arguments():
 def test_every_public_name_is_what_it_says():
     for _ in range(2):  # importing a submodule must not shadow a name
         for name in deitsec.models.__all__:
-            assert getattr(deitsec.models, name).__name__ == name
+            assert getattr(getattr(deitsec.models, name), "__name__", name) == name
     assert set(deitsec.models.__all__) <= set(dir(deitsec.models))
     with pytest.raises(AttributeError, match="no attribute 'load_modle'"):
         deitsec.models.load_modle  # noqa: B018

@@ -8,7 +8,14 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from deitsec.models import CheckpointError, list_models, load_model, model_sha256, pretrained
+from deitsec.models import (
+    CheckpointError,
+    list_models,
+    load_model,
+    model_sha256,
+    pretrained,
+    save_checkpoint,
+)
 from deitsec.models.zoo import OWN_NETWORKS
 
 # timm's own test networks: 160 pixels, under 400,000 weights.
@@ -86,9 +93,26 @@ def test_size_must_be_positive(name):
         load_model(name, image_size=0)
 
 
-def test_own_networks_take_square_images():
-    with pytest.raises(ValueError, match="takes a square image_size"):
-        load_model("small_cnn", image_size=(28, 32))
+@pytest.mark.parametrize("name", ["deit_micro", "small_cnn"])
+@pytest.mark.parametrize("size", [(28, 32), (31, 20)])
+def test_own_networks_are_squares_of_the_larger_side(name, size):
+    model = load_model(name, in_chans=3, image_size=size)
+    side = 32 if name == "deit_micro" else max(size)
+    assert model.input_size == (side, side)
+    assert model(torch.rand(2, 3, *size)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("side", [1, 6, 8, 28, 29, 30, 31, 32, 50, 63, 64])
+def test_deit_micro_takes_images_of_any_size(side, tmp_path):
+    model = load_model("deit_micro", in_chans=1, image_size=side)
+    whole = model.input_size[0]
+    assert model.input_size == (whole, whole)
+    assert whole % 4 == 0
+    assert side <= whole < side + 4
+    images = torch.rand(2, 1, side, side)
+    save_checkpoint(model, tmp_path / "model.safetensors")
+    restored = load_model(checkpoint=tmp_path / "model.safetensors")
+    assert torch.equal(restored(images), model(images))
 
 
 def test_features_only_model_needs_classes():

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <vector>
 
 #include "check.h"
@@ -28,19 +29,18 @@ template <class T>
 DEITSEC_CLONES void loss_rows(const Rows<T>& rows, int64_t first, int64_t last, float* exps) {
   const int64_t classes = rows.classes;
   for (int64_t row = first; row < last; ++row) {
-    const T* logits = rows.logits + row * classes;
     T* gradient = rows.gradient + row * classes;
     const int64_t label = rows.labels[row];
-    const float largest = row_max(logits, classes);
-    rows.predicted[row] = row_argmax(logits, classes, largest);
-    const double others = exp_row(logits, classes, largest, label, exps);
+    const float largest = load_row(rows.logits + row * classes, classes, exps);
+    rows.predicted[row] = row_argmax(exps, classes, largest);
+    const double shifted = static_cast<double>(exps[label]) - largest;
+    const double others = exp_row(exps, classes, largest, label);
     const double total = others + exps[label];
-    const double shifted = widen(logits[label]) - largest;
     rows.loss[row] = static_cast<float>(std::log(total) - shifted);
+    exps[label] = static_cast<float>(-others);
     const auto factor = static_cast<float>(1.0 / total);
 #pragma omp simd
     for (int64_t i = 0; i < classes; ++i) gradient[i] = narrow<T>(exps[i] * factor);
-    gradient[label] = narrow<T>(static_cast<float>(-others / total));
   }
 }
 
@@ -57,10 +57,10 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_loss(const Tensor& logits, cons
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, classes));
   with_float_type(op, logits.scalar_type(), [&](auto element) {
     using T = decltype(element);
-    const Rows<T> rows{input<T>(logits),   input<int64_t>(labels), classes,
-                       output<float>(loss), output<T>(gradient),   output<int64_t>(predicted)};
+    const Rows<T> rows{input<T>(logits),    input<int64_t>(labels), classes,
+                       output<float>(loss), output<T>(gradient),    output<int64_t>(predicted)};
     torch::stable::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
-      std::vector<float> exps(classes);
+      std::vector<float> exps(padded(classes));
       loss_rows(rows, first, last, exps.data());
     });
   });

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -29,87 +30,86 @@ struct Rows {
   T* gradient;  // null: not wanted
 };
 
-// Room for the exponentials of one row.
+// Room for one row: its logits, then their exponentials.
 struct Scratch {
   float* student;  // exp(student / T)
   float* teacher;  // exp(teacher / T)
-  float* plain;    // exp(student)
+  float* plain;    // exp(student), or minus the sum of the others at the label
 };
 
 struct Sums {
   double student = 0.0;
   double teacher = 0.0;
-  double cross = 0.0;  // sum of exp(teacher / T) * (teacher - student) / T
+  double others = 0.0;  // of exp(student) over every class but the label
+  double cross = 0.0;   // of exp(teacher / T) * (teacher - student) / T
 };
 
-template <class T>
-DEITSEC_INLINE Sums soft_row(const T* student, const T* teacher, int64_t size, float student_max,
-                             float teacher_max, float inverse, const Scratch& exps) {
+template <bool kWithLabel>
+DEITSEC_INLINE Sums soft_exps(const Scratch& exps, int64_t size, float student_max,
+                              float teacher_max, float inverse, int64_t label) {
   Sums sums;
-  float* student_exps = exps.student;
-  float* teacher_exps = exps.teacher;
-  for (int64_t begin = 0; begin < size; begin += kSumBlock) {
-    float student_sum = 0.0f, teacher_sum = 0.0f, cross = 0.0f;
-#pragma omp simd reduction(+ : student_sum, teacher_sum, cross)
-    for (int64_t i = begin; i < block_end(begin, size); ++i) {
-      const float s = (widen(student[i]) - student_max) * inverse;
-      const float t = (widen(teacher[i]) - teacher_max) * inverse;
-      const float q = exp_approx(s), p = exp_approx(t);
-      student_exps[i] = q;
-      teacher_exps[i] = p;
+  float *student = exps.student, *teacher = exps.teacher, *plain = exps.plain;
+  const auto skip = static_cast<int32_t>(label);
+  for (int64_t begin = 0; begin < padded(size); begin += kSumBlock) {
+    const auto end = static_cast<int32_t>(block_end(begin, padded(size)));
+    float student_sum = 0.0f, teacher_sum = 0.0f, others = 0.0f, cross = 0.0f;
+#pragma omp simd reduction(+ : student_sum, teacher_sum, others, cross)
+    for (auto i = static_cast<int32_t>(begin); i < end; ++i) {
+      const float s = student[i] - student_max, t = teacher[i] - teacher_max;
+      const float q = exp_nonpositive(s * inverse), p = exp_nonpositive(t * inverse);
+      if constexpr (kWithLabel) {
+        const float e = exp_nonpositive(s);
+        plain[i] = e;
+        others += i == skip ? 0.0f : e;
+      }
+      student[i] = q;
+      teacher[i] = p;
       student_sum += q;
       teacher_sum += p;
-      cross += p * (t - s);
+      cross += p * ((t - s) * inverse);
     }
     sums.student += student_sum;
     sums.teacher += teacher_sum;
+    sums.others += others;
     sums.cross += cross;
   }
   return sums;
 }
 
 // alpha * T^2 * KL(teacher || student) + (1 - alpha) * CE(student, label)
-template <class T>
+template <class T, bool kWithLabel>
 DEITSEC_CLONES void soft_rows(const Rows<T>& rows, int64_t first, int64_t last,
                               const Scratch& exps) {
   const int64_t classes = rows.classes;
   const double temperature = rows.temperature;
+  const double soft = rows.scale * rows.soft_weight * temperature;
+  const auto inverse = static_cast<float>(1.0 / temperature);
   for (int64_t row = first; row < last; ++row) {
-    const T* student = rows.student + row * classes;
-    const T* teacher = rows.teacher + row * classes;
-    const float student_max = row_max(student, classes);
-    const float teacher_max = row_max(teacher, classes);
-    const Sums sums = soft_row(student, teacher, classes, student_max, teacher_max,
-                               static_cast<float>(1.0 / temperature), exps);
+    const float student_max = load_row(rows.student + row * classes, classes, exps.student);
+    const float teacher_max = load_row(rows.teacher + row * classes, classes, exps.teacher);
+    const int64_t label = kWithLabel ? rows.labels[row] : 0;
+    const double shifted = static_cast<double>(exps.student[label]) - student_max;
+    const Sums sums =
+        soft_exps<kWithLabel>(exps, classes, student_max, teacher_max, inverse, label);
     const double divergence = sums.cross / sums.teacher + std::log(sums.student / sums.teacher);
     double loss = rows.soft_weight * temperature * temperature * divergence;
-    double plain_total = 1.0;
-    if (rows.labels != nullptr) {
-      const int64_t label = rows.labels[row];
-      const double others = exp_row(student, classes, student_max, label, exps.plain);
-      plain_total = others + exps.plain[label];
-      const double shifted = widen(student[label]) - student_max;
+    const double plain_total = kWithLabel ? sums.others + exps.plain[label] : 1.0;
+    if constexpr (kWithLabel) {
       loss += rows.hard_weight * (std::log(plain_total) - shifted);
-      exps.plain[label] = static_cast<float>(-others);
+      exps.plain[label] = static_cast<float>(-sums.others);
     }
     rows.loss[row] = static_cast<float>(rows.scale * loss);
     if (rows.gradient == nullptr) continue;
     T* gradient = rows.gradient + row * classes;
-    const double soft = rows.scale * rows.soft_weight * temperature;
     const auto of_student = static_cast<float>(soft / sums.student);
     const auto of_teacher = static_cast<float>(soft / sums.teacher);
     const auto of_plain = static_cast<float>(rows.scale * rows.hard_weight / plain_total);
     const float *q = exps.student, *p = exps.teacher, *plain = exps.plain;
-    if (rows.labels != nullptr) {
 #pragma omp simd
-      for (int64_t i = 0; i < classes; ++i) {
-        gradient[i] = narrow<T>((of_student * q[i] - of_teacher * p[i]) + of_plain * plain[i]);
-      }
-    } else {
-#pragma omp simd
-      for (int64_t i = 0; i < classes; ++i) {
-        gradient[i] = narrow<T>(of_student * q[i] - of_teacher * p[i]);
-      }
+    for (int64_t i = 0; i < classes; ++i) {
+      float value = of_student * q[i] - of_teacher * p[i];
+      if constexpr (kWithLabel) value += of_plain * plain[i];
+      gradient[i] = narrow<T>(value);
     }
   }
 }
@@ -121,19 +121,18 @@ DEITSEC_CLONES void hard_rows(const Rows<T>& rows, int64_t first, int64_t last,
   const int64_t classes = rows.classes;
   float* plain = exps.plain;
   for (int64_t row = first; row < last; ++row) {
-    const T* student = rows.student + row * classes;
-    const T* teacher = rows.teacher + row * classes;
-    const int64_t choice = row_argmax(teacher, classes, row_max(teacher, classes));
+    const float teacher_max = load_row(rows.teacher + row * classes, classes, exps.teacher);
+    const int64_t choice = row_argmax(exps.teacher, classes, teacher_max);
     const int64_t label = rows.labels != nullptr ? rows.labels[row] : choice;
-    const float largest = row_max(student, classes);
-    const double beside_choice = exp_row(student, classes, largest, choice, plain);
+    const float largest = load_row(rows.student + row * classes, classes, plain);
+    const double choice_shifted = static_cast<double>(plain[choice]) - largest;
+    const double label_shifted = static_cast<double>(plain[label]) - largest;
+    const double beside_choice = exp_row(plain, classes, largest, choice);
     const double total = beside_choice + plain[choice];
-    const double beside_label =
-        label == choice ? beside_choice : exp_row(student, classes, largest, label, plain);
-    const double choice_loss = std::log(total) - (widen(student[choice]) - largest);
-    const double label_loss = std::log(total) - (widen(student[label]) - largest);
-    rows.loss[row] = static_cast<float>(
-        rows.scale * (rows.soft_weight * choice_loss + rows.hard_weight * label_loss));
+    const double beside_label = label == choice ? beside_choice : sum_row(plain, classes, label);
+    rows.loss[row] =
+        static_cast<float>(rows.scale * (rows.soft_weight * (std::log(total) - choice_shifted) +
+                                         rows.hard_weight * (std::log(total) - label_shifted)));
     if (rows.gradient == nullptr) continue;
     T* gradient = rows.gradient + row * classes;
     const double soft = rows.scale * rows.soft_weight / total;
@@ -141,12 +140,22 @@ DEITSEC_CLONES void hard_rows(const Rows<T>& rows, int64_t first, int64_t last,
     const auto both = static_cast<float>(soft + hard);
 #pragma omp simd
     for (int64_t i = 0; i < classes; ++i) gradient[i] = narrow<T>(both * plain[i]);
-    const double at_choice = -soft * beside_choice + (label == choice ? -hard * beside_choice
-                                                                      : hard * plain[choice]);
-    const double at_label = label == choice ? at_choice : soft * plain[label] - hard * beside_label;
+    const bool same = label == choice;
+    const double at_choice = -soft * beside_choice + hard * (same ? -beside_choice : plain[choice]);
+    const double at_label = same ? at_choice : soft * plain[label] - hard * beside_label;
     gradient[choice] = narrow<T>(static_cast<float>(at_choice));
     gradient[label] = narrow<T>(static_cast<float>(at_label));
   }
+}
+
+template <class T>
+void all_rows(const Rows<T>& rows, bool hard, int64_t first, int64_t last) {
+  const int64_t length = padded(rows.classes);
+  std::vector<float> room(3 * length);
+  const Scratch exps{room.data(), room.data() + length, room.data() + 2 * length};
+  if (hard) return hard_rows<T>(rows, first, last, exps);
+  if (rows.labels != nullptr) return soft_rows<T, true>(rows, first, last, exps);
+  soft_rows<T, false>(rows, first, last, exps);
 }
 
 std::tuple<Tensor, Tensor> distillation_rows(const Tensor& student, const Tensor& teacher,
@@ -177,11 +186,8 @@ std::tuple<Tensor, Tensor> distillation_rows(const Tensor& student, const Tensor
                        scale,
                        output<float>(loss),
                        with_grad ? output<T>(gradient) : nullptr};
-    torch::stable::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
-      std::vector<float> room(3 * classes);
-      const Scratch exps{room.data(), room.data() + classes, room.data() + 2 * classes};
-      (hard ? hard_rows<T> : soft_rows<T>)(rows, first, last, exps);
-    });
+    torch::stable::parallel_for(
+        0, count, grain, [&](int64_t first, int64_t last) { all_rows(rows, hard, first, last); });
   });
   return {loss, gradient};
 }

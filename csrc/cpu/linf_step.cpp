@@ -13,17 +13,16 @@ constexpr int64_t kGrain = 32768;  // below this a second thread costs more than
 
 template <class T, class Clean>
 DEITSEC_CLONES void step_range(T* out, const T* x, const T* grad, const Clean* x0, int64_t size,
-                               float alpha, float eps) {
+                               LinfStep step) {
 #pragma omp simd
   for (int64_t i = 0; i < size; ++i) {
-    const float next =
-        linf_step(widen(x[i]), widen(grad[i]), clean_value(x0[i]), alpha, eps);
-    out[i] = narrow<T>(next);
+    out[i] = narrow<T>(linf_step(widen(x[i]), widen(grad[i]), clean_value(x0[i]), step));
   }
 }
 
 void step_into(const Tensor& out, const Tensor& x, const Tensor& grad, const Tensor& x0,
                double alpha, double eps) {
+  const LinfStep step{static_cast<float>(alpha), static_cast<float>(eps)};
   const char* op = "linf_step";
   const ScalarType dtype = x.scalar_type();
   check_like(op, x, x);
@@ -36,8 +35,7 @@ void step_into(const Tensor& out, const Tensor& x, const Tensor& grad, const Ten
       using Clean = decltype(clean);
       torch::stable::parallel_for(0, x.numel(), kGrain, [&](int64_t begin, int64_t end) {
         step_range(output<T>(out) + begin, input<T>(x) + begin, input<T>(grad) + begin,
-                   input<Clean>(x0) + begin, end - begin, static_cast<float>(alpha),
-                   static_cast<float>(eps));
+                   input<Clean>(x0) + begin, end - begin, step);
       });
     });
   });

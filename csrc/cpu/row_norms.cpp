@@ -68,7 +68,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> row_norms(const Tensor& x, const Tens
   const int64_t elements = x.numel() / rows;
   const int64_t segments = (elements + kSegment - 1) / kSegment;
   std::vector<Norms> partial(rows * segments);
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, std::min(elements, kSegment)));
+  const int64_t grain =
+      std::max<int64_t>(1, kGrain / std::max<int64_t>(1, std::min(elements, kSegment)));
   with_float_type(op, x.scalar_type(), [&](auto element) {
     using T = decltype(element);
     torch::stable::parallel_for(0, rows * segments, grain, [&](int64_t first, int64_t last) {

@@ -14,6 +14,14 @@ namespace {
 constexpr int kBlock = 256;
 constexpr int kBlocksPerProcessor = 8;
 
+// Threads of a block whose rows get `kThreads` each.
+template <int kThreads>
+constexpr int kBlockThreads = kThreads < kBlock ? kBlock : kThreads;
+
+// Blocks that a processor must hold: 768 threads leave 85 registers to each, enough not to spill.
+template <int kThreads>
+constexpr int kMinBlocks = 768 / kBlockThreads<kThreads>;
+
 template <class T>
 struct Rows {
   const T* student;
@@ -44,7 +52,8 @@ struct Rows {
   }
 };
 
-constexpr float kNone = -FLT_MAX;  // below every logit; unlike -inf it can be subtracted from itself
+// Below every logit; unlike -inf it can be subtracted from itself.
+constexpr float kNone = -FLT_MAX;
 
 // Running sums of one row, all relative to the largest logit so far.
 struct SoftSums {
@@ -53,7 +62,7 @@ struct SoftSums {
   float others = 0.0f;   // sum of exp(s) over every class but the label
   float teacher_max = kNone;
   float teacher = 0.0f;  // sum of exp(t / T)
-  float cross = 0.0f;    // sum of exp(t / T) * ((t - t[0]) - (s - s[0])) / T
+  float cross = 0.0f;    // sum of exp(t / T) * (t - s) / T
 };
 
 struct SoftSumsMerge {
@@ -63,20 +72,33 @@ struct SoftSumsMerge {
     SoftSums sum;
     sum.student_max = fmaxf(a.student_max, b.student_max);
     sum.teacher_max = fmaxf(a.teacher_max, b.teacher_max);
-    const float sa = a.student_max - sum.student_max, sb = b.student_max - sum.student_max;
-    const float ta = expf((a.teacher_max - sum.teacher_max) * inverse);
-    const float tb = expf((b.teacher_max - sum.teacher_max) * inverse);
-    sum.student = a.student * expf(sa * inverse) + b.student * expf(sb * inverse);
-    sum.others = a.others * expf(sa) + b.others * expf(sb);
-    sum.teacher = a.teacher * ta + b.teacher * tb;
-    sum.cross = a.cross * ta + b.cross * tb;
+    // the part with the larger logit keeps its scale: three exponentials, not six
+    const float student_gap = a.student_max - b.student_max;
+    const float teacher_gap = a.teacher_max - b.teacher_max;
+    const float student = expf(-fabsf(student_gap) * inverse);
+    const float plain = expf(-fabsf(student_gap));
+    const float teacher = expf(-fabsf(teacher_gap) * inverse);
+    const auto add = [](float gap, float scale, float x, float y) {
+      return gap >= 0.0f ? x + y * scale : x * scale + y;
+    };
+    sum.student = add(student_gap, student, a.student, b.student);
+    sum.others = add(student_gap, plain, a.others, b.others);
+    sum.teacher = add(teacher_gap, teacher, a.teacher, b.teacher);
+    sum.cross = add(teacher_gap, teacher, moved(a, sum), moved(b, sum));
     return sum;
+  }
+
+  // `cross` of one part, relative to the largest logits of the whole.
+  __device__ float moved(const SoftSums& part, const SoftSums& whole) const {
+    const float teacher = whole.teacher_max - part.teacher_max;
+    const float student = whole.student_max - part.student_max;
+    return part.cross - part.teacher * ((teacher - student) * inverse);
   }
 };
 
 // alpha * T^2 * KL(teacher || student) + (1 - alpha) * CE(student, label)
 template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads < kBlock ? kBlock : kThreads)
+__global__ void __launch_bounds__(kBlockThreads<kThreads>, kMinBlocks<kThreads>)
     soft_rows_kernel(const Rows<T> rows) {
   using Group = RowGroup<kThreads>;
   __shared__ SoftSums shared[Group::kWarps];
@@ -92,7 +114,6 @@ __global__ void __launch_bounds__(kThreads < kBlock ? kBlock : kThreads)
     const T* teacher = rows.teacher + row * classes;
     bool valid = true;
     const int64_t label = rows.label(row, valid);
-    const float student_origin = widen(student[0]), teacher_origin = widen(teacher[0]);
 
     SoftSums mine;
     Group::for_row(student, alike, classes, [&]<int kCount>(int64_t begin) {
@@ -107,11 +128,13 @@ __global__ void __launch_bounds__(kThreads < kBlock ? kBlock : kThreads)
       }
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        const float p = expf((t[i] - run.teacher_max) * inverse);
-        run.student += expf((s[i] - run.student_max) * inverse);
+        const float below = s[i] - run.student_max;
+        const float teacher_below = t[i] - run.teacher_max;
+        const float p = expf(teacher_below * inverse);
+        run.student += expf(below * inverse);
         run.teacher += p;
-        run.cross += p * (((t[i] - teacher_origin) - (s[i] - student_origin)) * inverse);
-        if (with_label && begin + i != label) run.others += expf(s[i] - run.student_max);
+        run.cross += p * ((teacher_below - below) * inverse);
+        if (with_label && begin + i != label) run.others += expf(below);
       }
       mine = merge(mine, run);
     });
@@ -120,14 +143,8 @@ __global__ void __launch_bounds__(kThreads < kBlock ? kBlock : kThreads)
     const float at_label = valid && with_label ? widen(student[label]) - sums.student_max : 0.0f;
     const double plain_total = static_cast<double>(sums.others) + expf(at_label);
     if (threadIdx.x % kThreads == 0) {
-      const double student_log =
-          log(static_cast<double>(sums.student)) +
-          (static_cast<double>(sums.student_max) - student_origin) / rows.temperature;
-      const double teacher_log =
-          log(static_cast<double>(sums.teacher)) +
-          (static_cast<double>(sums.teacher_max) - teacher_origin) / rows.temperature;
-      const double divergence =
-          static_cast<double>(sums.cross) / sums.teacher - teacher_log + student_log;
+      const double teacher_total = sums.teacher;
+      const double divergence = sums.cross / teacher_total + log(sums.student / teacher_total);
       double loss = rows.soft_weight * rows.temperature * rows.temperature * divergence;
       if (with_label) loss += rows.hard_weight * (log(plain_total) - at_label);
       rows.loss[row] = valid ? static_cast<float>(rows.scale * loss) : NAN;
@@ -188,7 +205,7 @@ struct HardSumsMerge {
 
 // alpha * CE(student, argmax teacher) + (1 - alpha) * CE(student, label)
 template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads < kBlock ? kBlock : kThreads)
+__global__ void __launch_bounds__(kBlockThreads<kThreads>, kMinBlocks<kThreads>)
     hard_rows_kernel(const Rows<T> rows) {
   using Group = RowGroup<kThreads>;
   __shared__ Choice shared_choice[Group::kWarps];
@@ -242,8 +259,7 @@ __global__ void __launch_bounds__(kThreads < kBlock ? kBlock : kThreads)
 
     T* gradient = rows.gradient + row * classes;
     const auto of_choice = static_cast<float>(rows.scale * rows.soft_weight / total);
-    const auto of_label =
-        valid ? static_cast<float>(rows.scale * rows.hard_weight / total) : NAN;
+    const auto of_label = valid ? static_cast<float>(rows.scale * rows.hard_weight / total) : NAN;
     Group::for_row(student, alike, classes, [&]<int kCount>(int64_t begin) {
       float s[kCount], g[kCount];
       load(student + begin, s);
@@ -260,12 +276,11 @@ __global__ void __launch_bounds__(kThreads < kBlock ? kBlock : kThreads)
 
 template <class T, int kThreads>
 void launch(const Rows<T>& rows, bool hard, cudaStream_t stream) {
-  constexpr int kBlockThreads = kThreads < kBlock ? kBlock : kThreads;
-  constexpr int kRowsPerBlock = kBlockThreads / kThreads;
+  constexpr int kRowsPerBlock = kBlockThreads<kThreads> / kThreads;
   const unsigned int blocks =
       grid_size((rows.count + kRowsPerBlock - 1) / kRowsPerBlock, kBlocksPerProcessor);
   auto* kernel = hard ? hard_rows_kernel<T, kThreads> : soft_rows_kernel<T, kThreads>;
-  kernel<<<blocks, kBlockThreads, 0, stream>>>(rows);
+  kernel<<<blocks, kBlockThreads<kThreads>, 0, stream>>>(rows);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

@@ -1,9 +1,8 @@
 // See deitsec/ops/linf_step.py for the meaning.
-#include "math/linf_step.h"
-
 #include <torch/csrc/stable/library.h>
 
 #include "cuda/launch.h"
+#include "math/linf_step.h"
 
 namespace deitsec {
 namespace {
@@ -15,7 +14,7 @@ constexpr int kBlocksPerProcessor = 8;  // 2,048 threads, all that a processor h
 template <class T, class Clean, int kCount>
 __global__ void __launch_bounds__(kThreads)
     linf_step_kernel(T* out, const T* x, const T* __restrict__ grad, const Clean* __restrict__ x0,
-                     int64_t size, float alpha, float eps) {
+                     int64_t size, LinfStep step) {
   const int64_t threads = static_cast<int64_t>(gridDim.x) * kThreads;
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t packs = size / kCount;
@@ -27,13 +26,12 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       outs.values[i] = narrow<T>(linf_step(widen(xs.values[i]), widen(grads.values[i]),
-                                           clean_value(cleans.values[i]), alpha, eps));
+                                           clean_value(cleans.values[i]), step));
     }
     reinterpret_cast<Pack<T, kCount>*>(out)[pack] = outs;
   }
   for (int64_t i = packs * kCount + thread; i < size; i += threads) {
-    out[i] =
-        narrow<T>(linf_step(widen(x[i]), widen(grad[i]), clean_value(x0[i]), alpha, eps));
+    out[i] = narrow<T>(linf_step(widen(x[i]), widen(grad[i]), clean_value(x0[i]), step));
   }
 }
 
@@ -42,15 +40,15 @@ bool aligned(const void* pointer, size_t bytes) {
 }
 
 template <class T, class Clean>
-void launch(T* out, const T* x, const T* grad, const Clean* x0, int64_t size, float alpha,
-            float eps, cudaStream_t stream) {
+void launch(T* out, const T* x, const T* grad, const Clean* x0, int64_t size, LinfStep step,
+            cudaStream_t stream) {
   constexpr int kCount = kPack<T>;
   const bool packed = aligned(out, kPackBytes) && aligned(x, kPackBytes) &&
                       aligned(grad, kPackBytes) && aligned(x0, kCount * sizeof(Clean));
   const int64_t per_block = kThreads * (packed ? kCount : 1);
   const unsigned int blocks = grid_size((size + per_block - 1) / per_block, kBlocksPerProcessor);
   auto* kernel = packed ? linf_step_kernel<T, Clean, kCount> : linf_step_kernel<T, Clean, 1>;
-  kernel<<<blocks, kThreads, 0, stream>>>(out, x, grad, x0, size, alpha, eps);
+  kernel<<<blocks, kThreads, 0, stream>>>(out, x, grad, x0, size, step);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -68,7 +66,7 @@ void step_into(const Tensor& out, const Tensor& x, const Tensor& grad, const Ten
     using T = decltype(element);
     with_clean_type<T>(op, x0, dtype, [&](auto clean) {
       launch(output<T>(out), input<T>(x), input<T>(grad), input<decltype(clean)>(x0), x.numel(),
-             static_cast<float>(alpha), static_cast<float>(eps), current_stream(x));
+             LinfStep{static_cast<float>(alpha), static_cast<float>(eps)}, current_stream(x));
     });
   });
 }

@@ -36,8 +36,9 @@ struct RowGroup {
     return value;
   }
 
-  // Calls `visit.template operator()<count>(first)` for runs of elements that cover [0, size): packs
-  // of 128 bits where all the rows are aligned alike, single elements before, after and otherwise.
+  // Calls `visit.template operator()<count>(first)` for runs of elements that cover [0, size):
+  // packs of 128 bits where all the rows are aligned alike, single elements before, after and
+  // otherwise.
   template <class T, class Visit>
   __device__ static void for_row(const T* row, bool alike, int64_t size, const Visit& visit) {
     constexpr int kCount = kPack<T>;

@@ -21,12 +21,21 @@ DEITSEC_INLINE float clean_value(T value) {
   return widen(value);
 }
 
+// What a step needs to know. The box is [0, 1]; as values that the compiler cannot see, its bounds
+// cost one vector instruction each, as constants (gcc 12) six.
+struct LinfStep {
+  float alpha;
+  float eps;
+  float low = 0.0f;
+  float high = 1.0f;
+};
+
 // The order of operations is the reference's, so fp32 results are equal to the last bit. A gradient
 // of 0 or NaN moves nothing.
-DEITSEC_INLINE float linf_step(float x, float grad, float x0, float alpha, float eps) {
-  const float step = grad > 0.0f ? alpha : (grad < 0.0f ? -alpha : 0.0f);
-  const float delta = clamp((x + step) - x0, -eps, eps);
-  return clamp(x0 + delta, 0.0f, 1.0f);
+DEITSEC_INLINE float linf_step(float x, float grad, float x0, const LinfStep& step) {
+  const float move = grad > 0.0f ? step.alpha : (grad < 0.0f ? -step.alpha : 0.0f);
+  const float delta = clamp((x + move) - x0, -step.eps, step.eps);
+  return clamp(x0 + delta, step.low, step.high);
 }
 
 }  // namespace deitsec

@@ -12,18 +12,17 @@ struct PhiloxWords {
 };
 
 DEITSEC_INLINE PhiloxWords philox(PhiloxWords counter, uint32_t key0, uint32_t key1) {
-  PhiloxWords c = counter;
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = static_cast<uint64_t>(c.w0) * 0xD2511F53u;
-    const uint64_t product1 = static_cast<uint64_t>(c.w2) * 0xCD9E8D57u;
-    c = PhiloxWords{static_cast<uint32_t>(product1 >> 32) ^ c.w1 ^ key0,
-                    static_cast<uint32_t>(product1),
-                    static_cast<uint32_t>(product0 >> 32) ^ c.w3 ^ key1,
-                    static_cast<uint32_t>(product0)};
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
+  uint32_t c0 = counter.w0, c1 = counter.w1, c2 = counter.w2, c3 = counter.w3;
+#pragma GCC unroll 10
+  for (uint32_t round = 0; round < 10; ++round) {
+    const uint64_t product0 = static_cast<uint64_t>(c0) * 0xD2511F53u;
+    const uint64_t product1 = static_cast<uint64_t>(c2) * 0xCD9E8D57u;
+    c0 = static_cast<uint32_t>(product1 >> 32) ^ c1 ^ (key0 + round * 0x9E3779B9u);
+    c1 = static_cast<uint32_t>(product1);
+    c2 = static_cast<uint32_t>(product0 >> 32) ^ c3 ^ (key1 + round * 0xBB67AE85u);
+    c3 = static_cast<uint32_t>(product0);
   }
-  return c;
+  return PhiloxWords{c0, c1, c2, c3};
 }
 
 // The top 24 bits as a number in [-1, 1); exact in fp32.

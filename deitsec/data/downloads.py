@@ -12,6 +12,7 @@ import torch
 from deitsec.data.array_set import ArrayImageSet
 from deitsec.data.errors import DataError, reason
 from deitsec.data.source import DataSource
+from deitsec.environment import cache_folder
 
 # A download fails with the first three; torchvision reads a damaged file with the others.
 _FAILURES = (
@@ -55,8 +56,9 @@ _DOWNLOADS = {
 
 
 def data_root() -> Path:
-    """Return where downloads are kept: $DEITSEC_DATA, or ~/.cache/deitsec/data."""
-    return Path(os.environ.get("DEITSEC_DATA") or "~/.cache/deitsec/data").expanduser()
+    """Return where downloads are kept: $DEITSEC_DATA, else `data` in `cache_folder()`."""
+    named = os.environ.get("DEITSEC_DATA")
+    return Path(named).expanduser() if named else cache_folder() / "data"
 
 
 def load_download(name: str, image_size: int | None) -> DataSource:

@@ -39,7 +39,8 @@ def load_data(uri: str, *, image_size: int | None = None) -> DataSource:
     """Open the data that a URI names.
 
     - `digits`: scikit-learn's digits, 1 x 32 x 32; nothing is downloaded.
-    - `mnist`, `cifar10`: downloaded once to $DEITSEC_DATA or ~/.cache/deitsec/data.
+    - `mnist`, `cifar10`: downloaded once to $DEITSEC_DATA, or `data` in $DEITSEC_CACHE
+      (~/.cache/deitsec).
     - `npz:FILE`: x_test, y_test and, for training, x_train, y_train; uint8 (N, H, W) or (N, H, W,
       C).
     - `folder:DIR`: image files, one folder for each class, below DIR or DIR/train and DIR/test (or

@@ -1,7 +1,6 @@
 """Safetensors with a model card inside and beside, written whole, read without trust."""
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +10,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from deitsec import __version__
+from deitsec.environment import package_version
 from deitsec.models.checkpoint_error import CheckpointError
 from deitsec.models.classifier import Classifier
 from deitsec.models.hf_keys import from_transformers
@@ -35,7 +35,8 @@ def save_checkpoint(
 ) -> ModelCard:
     """Write the weights to `path` and the model card into it and beside it, as `<stem>.card.json`.
 
-    Nothing appears under the final names until everything is on the disk; folders are made.
+    Nothing appears under the final names until everything is on the disk; folders are made. An
+    interruption in between leaves the old weights, which carry their own card, beside the new card.
 
     Args:
         model: the classifier; it is not changed.
@@ -93,21 +94,18 @@ def read_model_card(path: str | PathLike[str]) -> ModelCard:
 def find_model_card(path: Path) -> ModelCard | None:
     """Read the model card of a checkpoint, or return None if it has none.
 
+    The card inside is the one of the weights; the one beside may be of a later save that was
+    interrupted, and counts only for a file that has none inside.
+
     Raises:
-        CheckpointError: if the card inside and the one beside name different weights, or cannot be
-            read.
+        CheckpointError: if the card cannot be read.
     """
     if path.suffix == ".json":
         return _read_card_file(path)
     inside_text = read_metadata(path).get(_CARD_KEY)
-    inside = None if inside_text is None else ModelCard.from_json(inside_text, source=path)
-    beside = _read_card_file(_card_path(path)) if _card_path(path).is_file() else None
-    if inside and beside and inside.sha256 != beside.sha256:
-        raise CheckpointError(
-            f"{path}: its card says sha256 {inside.sha256[:12]}…, {_card_path(path).name} says "
-            f"{beside.sha256[:12]}…: one of the two was replaced: remove the wrong one"
-        )
-    return inside or beside
+    if inside_text is not None:
+        return ModelCard.from_json(inside_text, source=path)
+    return _read_card_file(_card_path(path)) if _card_path(path).is_file() else None
 
 
 def load_weights(module: nn.Module, path: str | PathLike[str], *, assign: bool = False) -> None:
@@ -163,7 +161,7 @@ def _describe(
         metrics=None if metrics is None else dict(metrics),
         sha256=state_sha256(tensors),
         deitsec=__version__,
-        timm=_version("timm"),
+        timm=package_version("timm"),
         torch=str(torch.__version__),
     )
 
@@ -199,10 +197,3 @@ def _read_card_file(path: Path) -> ModelCard:
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: the model card cannot be read ({error})") from error
     return ModelCard.from_json(text, source=path)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

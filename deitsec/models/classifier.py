@@ -1,6 +1,6 @@
 """A classifier as everybody else sees it: images in [0, 1] to logits, all preparation inside."""
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from math import isfinite
 from typing import Any, cast
 
@@ -19,7 +19,8 @@ class Classifier(nn.Module):
 
     Inside, in this order: channels are adapted (1 -> 3 by repetition, 3 -> 1 by luma), images of
         another size
-    are resized to `input_size` (bilinear, no antialiasing), and (x - mean) / std is taken.
+    are resized to `input_size` (bilinear, no antialiasing), (x - mean) / std is taken in fp32 or
+    fp64, and the result takes the dtype of the network's weights.
 
     Attributes:
         module: the wrapped network; normalised images to logits.
@@ -28,7 +29,8 @@ class Classifier(nn.Module):
         in_chans: channels that the network takes; None if unknown, and then channels are never
             adapted.
         input_size: (H, W) that the network sees; None to pass every size on.
-        mean, std: (C, 1, 1) buffers, absent from every state dict.
+        mean, std: (C, 1, 1) buffers, absent from every state dict; fp32 for a network of half
+            precision too.
         normalization: (mean, std) as the tuples of floats that were given.
         head: "average", "class" or "distillation"; a network with one head has "average".
         arguments: what `build_own` or timm rebuilds the network from; None if it cannot be rebuilt
@@ -88,11 +90,9 @@ class Classifier(nn.Module):
         self.normalization = (tuple(map(float, mean)), tuple(map(float, std)))
         self.head = head
         self.arguments = None if arguments is None else dict(arguments)
-        place = _place_of(module)
-        for key, values in zip(("mean", "std"), self.normalization, strict=True):
-            self.register_buffer(
-                key, torch.tensor(values, **place).view(-1, 1, 1), persistent=False
-            )
+        dtype = _floating_dtype(module)
+        wide = torch.float32 if dtype is None else torch.promote_types(dtype, torch.float32)
+        self._register_normalization(_device_of(module), wide)
 
     @property
     def distilled(self) -> bool:
@@ -140,8 +140,23 @@ class Classifier(nn.Module):
             images = functional.interpolate(
                 images, size=self.input_size, mode="bilinear", align_corners=False
             )
+        # fp32: a pixel's 8 bits, shifted and scaled in bf16, are no longer told apart
         prepared = (images - self.mean) / self.std
+        dtype = _floating_dtype(self.module)
+        prepared = prepared if dtype is None else prepared.to(dtype)
         return prepared if self.in_chans is None else prepared.expand(-1, self.in_chans, -1, -1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Classifier":
+        # what half() and to() call: they may have rounded the buffers, which start anew then
+        super()._apply(fn, recurse)
+        if self.mean.element_size() < torch.float32.itemsize:
+            self._register_normalization(self.mean.device, torch.float32)
+        return self
+
+    def _register_normalization(self, device: torch.device | None, dtype: torch.dtype) -> None:
+        for key, values in zip(("mean", "std"), self.normalization, strict=True):
+            buffer = torch.tensor(values, device=device, dtype=dtype).view(-1, 1, 1)
+            self.register_buffer(key, buffer, persistent=False)
 
     def _adapt_channels(self, images: Tensor) -> Tensor:
         given = images.shape[1]
@@ -185,11 +200,13 @@ def _check_normalization(mean: Sequence[float], std: Sequence[float], in_chans: 
         raise ValueError(f"std must be > 0, got {tuple(std)}")
 
 
-def _place_of(module: nn.Module) -> dict[str, Any]:
-    for parameter in module.parameters():
-        if parameter.is_floating_point():
-            return {"device": parameter.device, "dtype": parameter.dtype}
-    return {"dtype": torch.float32}
+def _floating_dtype(module: nn.Module) -> torch.dtype | None:
+    floating = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return next(floating, None)
+
+
+def _device_of(module: nn.Module) -> torch.device | None:
+    return next((parameter.device for parameter in module.parameters()), None)
 
 
 def _has_two_heads(module: nn.Module) -> bool:

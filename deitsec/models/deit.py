@@ -4,6 +4,8 @@ from torch import nn
 
 from deitsec.models.timm_import import import_timm
 
+_PATCHES_A_SIDE = 4
+
 
 def deit_micro(
     *,
@@ -24,7 +26,8 @@ def deit_micro(
     Args:
         num_classes: number of logits of each of the two heads.
         in_chans: channels of the images.
-        image_size: side of the square images, a multiple of patch_size.
+        image_size: side of the square images, a multiple of patch_size; `next_whole_side` finds one
+            for images of any size.
         patch_size: side of a patch; None takes a quarter of the image's: 16 patches, which is what
             a CPU trains on 28 to 32 pixels in under a minute.
         embed_dim: width of a token, a multiple of num_heads.
@@ -37,7 +40,7 @@ def deit_micro(
         ImportError: if timm cannot be imported.
     """
     if patch_size is None:
-        patch_size = max(1, image_size // 4)
+        patch_size = max(1, image_size // _PATCHES_A_SIDE)
     if image_size % patch_size or image_size < patch_size:
         raise ValueError(
             f"image_size must be a multiple of patch_size={patch_size}, got {image_size}"
@@ -55,3 +58,8 @@ def deit_micro(
         mlp_ratio=mlp_ratio,
         global_pool="token",
     )
+
+
+def next_whole_side(image_size: int) -> int:
+    """Return the smallest side, at least `image_size`, that 4 x 4 patches cover without a rest."""
+    return -(-image_size // _PATCHES_A_SIDE) * _PATCHES_A_SIDE

@@ -1,8 +1,9 @@
 """timm, or one clear line about why it cannot be imported."""
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from deitsec.environment import package_version
 
 
 def import_timm(submodule: str = "") -> Any:
@@ -19,14 +20,8 @@ def import_timm(submodule: str = "") -> Any:
         if "torchvision" not in str(error):
             raise
         raise ImportError(
-            f"torch {_version('torch')} and torchvision {_version('torchvision')} do not match, so "
-            f"timm cannot be imported ({error}): install the torchvision built for this torch"
+            f"torch {package_version('torch')} and torchvision {package_version('torchvision')} do "
+            f"not match, so timm cannot be imported ({error}): install the torchvision built for "
+            "this torch"
         ) from error
     return import_module(f"timm.{submodule}") if submodule else timm
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -13,7 +13,7 @@ from torch import nn
 from deitsec.models.checkpoint import find_model_card, load_weights
 from deitsec.models.checkpoint_error import CheckpointError
 from deitsec.models.classifier import Classifier
-from deitsec.models.deit import deit_micro
+from deitsec.models.deit import deit_micro, next_whole_side
 from deitsec.models.model_card import ModelCard
 from deitsec.models.networks import (
     logistic_regression,
@@ -53,9 +53,10 @@ def load_model(
     """Build a model in eval mode, with new, published or saved weights.
 
     A checkpoint of `save_checkpoint` restores architecture, classes, normalisation and head; `name`
-    may then be None. The network's input size: own networks are built for `image_size`; a timm
-    model that takes every size and is not pretrained runs at `image_size`; any other timm model
-    keeps the size it was made for, and images are resized inside.
+    may then be None. The network's input size: own networks are built for a square of the larger
+    side of `image_size` (deit_micro: for the next multiple of 4); a timm model that takes every
+    size and is not pretrained runs at `image_size`; any other timm model keeps the size it was made
+    for. Images of another size are resized inside.
 
     Args:
         name: an own network or any timm model, with or without a tag ("resnet18.a1_in1k").
@@ -121,7 +122,8 @@ def build_own(name: str, *, head: str = "average", **arguments: Any) -> Classifi
     Args:
         name: a key of `OWN_NETWORKS`.
         head: which head answers.
-        **arguments: those of the constructor, such as patch_size for deit_micro.
+        **arguments: those of the constructor, such as patch_size for deit_micro, whose image_size
+            becomes the next multiple of 4 where no patch_size is given.
 
     Raises:
         ValueError: for an unknown name, or an argument out of range.
@@ -137,6 +139,8 @@ def build_own(name: str, *, head: str = "average", **arguments: Any) -> Classifi
     for key in ("num_classes", "in_chans", "image_size"):
         if full[key] < 1:
             raise ValueError(f"{key} must be >= 1, got {full[key]}")
+    if name == "deit_micro" and full["patch_size"] is None:
+        full["image_size"] = next_whole_side(full["image_size"])
     return Classifier(
         build(**full),
         name=name,
@@ -160,12 +164,8 @@ def _new_own(
 ) -> Classifier:
     if pretrained:
         raise ValueError(f"{name} has no pretrained weights: train it, or pass checkpoint=FILE")
-    size = image_size if image_size is None else _pair(image_size)
-    if size is not None and size[0] != size[1]:
-        raise ValueError(
-            f"{name} takes a square image_size, got {size}: images are resized to it inside"
-        )
-    given = {"num_classes": num_classes, "in_chans": in_chans, "image_size": size and size[0]}
+    side = None if image_size is None else max(_pair(image_size))
+    given = {"num_classes": num_classes, "in_chans": in_chans, "image_size": side}
     return build_own(
         name, head=head, **{key: value for key, value in given.items() if value is not None}
     )

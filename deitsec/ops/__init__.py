@@ -1,6 +1,6 @@
 """Fused operations: one a file, each with its meaning in PyTorch and its faster backends."""
 
-from deitsec.ops._op import BackendUnavailableError, Op, force_from_environment, list_ops, use
+from deitsec.ops._op import BackendUnavailableError, Op, list_ops, use
 from deitsec.ops.classification_loss import classification_loss
 from deitsec.ops.cross_entropy_loss import cross_entropy_loss
 from deitsec.ops.distillation_loss import distillation_loss, distillation_rows
@@ -8,8 +8,6 @@ from deitsec.ops.linf_step import linf_step, linf_step_
 from deitsec.ops.quantize_uint8 import grey_levels, quantize_uint8
 from deitsec.ops.random_start import random_start
 from deitsec.ops.row_norms import row_norms
-
-force_from_environment()
 
 __all__ = [
     "BackendUnavailableError",

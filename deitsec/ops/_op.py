@@ -29,7 +29,24 @@ _NATIVE_LIBRARIES = {
     name: torch.library.Library(f"deitsec_{name}", "FRAGMENT") for name in ("cpp", "cuda")
 }
 _OPS: dict[str, Op[..., Any]] = {}
-_FORCED: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+
+
+def _validate(backend: str) -> None:
+    known = (REFERENCE, "cpp", "triton", "cuda")
+    if backend not in known:
+        raise ValueError(f"backend must be one of {', '.join(known)}, got {backend!r}")
+
+
+def _backend_of_process() -> str | None:
+    backend = os.environ.get("DEITSEC_BACKEND") or None
+    if backend is not None:
+        _validate(backend)
+    return backend
+
+
+_OF_PROCESS = _backend_of_process()
+# A thread starts with none of the values that were set in another one, but with the default.
+_FORCED: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=_OF_PROCESS)
 
 
 class BackendUnavailableError(RuntimeError):
@@ -176,17 +193,19 @@ class Op(Generic[P, R]):
         """Say for each backend whether it would take this call, or why not.
 
         Returns:
-            Backend name to `"taken"`, `"available"` or the reason against it.
+            Backend name to `"taken"`, `"available"` or the reason against it. Where a backend is
+            asked for (`use`, DEITSEC_BACKEND), no other is taken.
         """
         tensors = self._tensors(self._positional(args, kwargs))
-        reasons: dict[str, str] = {}
-        taken = False
-        for backend in self.backends:
-            reason = backend.missing() or backend.refusal(tensors)
-            reasons[backend.name] = reason or ("available" if taken else "taken")
-            taken = taken or reason is None
-        reasons[REFERENCE] = "available" if taken else "taken"
-        return reasons
+        forced = _FORCED.get()
+        against = {b.name: b.missing() or b.refusal(tensors) for b in self.backends}
+        against[REFERENCE] = None
+        fit = [name for name, reason in against.items() if reason is None]
+        taken = fit[0] if forced is None else forced
+        return {
+            name: reason or ("taken" if name == taken else "available")
+            for name, reason in against.items()
+        }
 
     def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         bound = inspect.signature(self.reference).bind(*args, **kwargs)
@@ -308,20 +327,6 @@ def use(backend: str) -> Generator[None]:
         yield
     finally:
         _FORCED.reset(token)
-
-
-def _validate(backend: str) -> None:
-    known = (REFERENCE, "cpp", "triton", "cuda")
-    if backend not in known:
-        raise ValueError(f"backend must be one of {', '.join(known)}, got {backend!r}")
-
-
-def force_from_environment() -> None:
-    """Honour DEITSEC_BACKEND, the same as `use` for the whole process."""
-    backend = os.environ.get("DEITSEC_BACKEND")
-    if backend:
-        _validate(backend)
-        _FORCED.set(backend)
 
 
 def list_ops() -> dict[str, Op[..., Any]]:

@@ -83,7 +83,7 @@ def _check(x0: Tensor, sample_ids: Tensor, eps: float, seed: int, stream: int = 
         _checks.floating("random_start", x0=x0)
     if not 0 < eps < float("inf"):
         _checks.positive("random_start", eps=eps)
-    if sample_ids.dtype != torch.int64 or sample_ids.shape != x0.shape[:1]:
+    if sample_ids.dtype != torch.int64 or sample_ids.shape != (x0.shape[0],):
         raise ValueError(
             f"random_start: sample_ids must be ({x0.shape[0]},) torch.int64, "
             f"got {tuple(sample_ids.shape)} {sample_ids.dtype}"

@@ -122,11 +122,13 @@ def _training_set(model: Classifier, data: DataSource) -> ImageSet:
 def _state_path(out: Path | None, *, resume: bool) -> Path | None:
     if out is None:
         if resume:
-            raise ValueError("resume=True needs out=, the folder of the run to resume")
+            raise ValueError("resuming needs out, the folder of the run that is to go on")
         return None
     path = out / STATE_FILE
     if path.exists() and not resume:
-        raise ValueError(f"{path} is there already: pass resume=True, or another folder")
+        raise ValueError(
+            f"{path} is there already: resume it (--resume, or resume=True), or give another folder"
+        )
     return path
 
 

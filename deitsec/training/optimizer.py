@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any, cast
 
 import torch
@@ -22,14 +23,17 @@ def build_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimize
     the position embedding and the tokens of a DeiT.
 
     Raises:
-        ValueError: if timm knows no such optimizer, or no weight is trainable.
+        ValueError: if timm knows no such optimizer (the nearest is named), or no weight is
+            trainable.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise ValueError("the model has no trainable weight: every requires_grad is False")
     timm = import_timm("optim")
-    if config.optimizer not in timm.list_optimizers():
-        raise ValueError(f"optimizer must be one of timm.optim's, got {config.optimizer!r}")
+    known = timm.list_optimizers()
+    if config.optimizer not in known:
+        (near,) = get_close_matches(config.optimizer, known, n=1, cutoff=0.0)
+        raise ValueError(f"unknown optimizer {config.optimizer!r}: the nearest name is {near!r}")
     groups = timm.param_groups_weight_decay(
         model, config.weight_decay, no_weight_decay_list=_spared(model)
     )

@@ -1,0 +1,212 @@
+"""What is measured: an op, a shape, a dtype, and the plain PyTorch it is held against."""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import eager
+from deitsec import ops
+
+ALPHA, EPS = 2 / 255, 8 / 255
+Inputs = tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """An op, how to call it, and its baseline.
+
+    Attributes:
+        op: its name in `deitsec.ops.list_ops()`.
+        make: inputs of a shape, dtype and device.
+        fused: calls deitsec.
+        plain: calls tuned PyTorch on the same inputs.
+        exact: the meaning, on inputs widened to fp64; None where the baseline means another thing.
+        passes: bytes per element of the baseline, in units of the element's size.
+        value: the differentiable part of `plain`, which is what torch.compile is given; None where
+            that is all of it.
+    """
+
+    op: str
+    make: Callable[[tuple[int, ...], torch.dtype, str], Inputs]
+    fused: Callable[..., Any]
+    plain: Callable[..., Any]
+    exact: Callable[..., Any]
+    passes: float
+    value: Callable[..., Any] | None = None
+
+    def compiled(self) -> Callable[..., Any]:
+        """The baseline under torch.compile; autograd calls the compiled backward."""
+        if self.value is None:
+            return torch.compile(self.plain, dynamic=False)
+        return functools.partial(self.plain, value=torch.compile(self.value, dynamic=False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One measurement.
+
+    Attributes:
+        compiled: whether torch.compile of the baseline is a side.
+        written: whether the op's reference is one: the formula as one writes it in PyTorch.
+    """
+
+    subject: Subject
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    compiled: bool = False
+    written: bool = False
+
+    def __str__(self) -> str:
+        """The name that pytest and the result file give it."""
+        shape = "x".join(map(str, self.shape))
+        return f"{self.subject.op}-{shape}-{str(self.dtype).removeprefix('torch.')}"
+
+
+def _step_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Inputs:
+    x0 = torch.rand(shape, device=device).to(dtype)
+    grad = torch.randn(shape, device=device).to(dtype)
+    return x0.clone(), grad, x0, ALPHA, EPS
+
+
+def _inplace_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Inputs:
+    inputs = _step_inputs(shape, dtype, device)
+    return (*inputs, torch.empty_like(inputs[0]))
+
+
+def _start_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Inputs:
+    ids = torch.arange(shape[0], device=device)
+    return torch.rand(shape, device=device).to(dtype), ids, EPS
+
+
+def _quantize_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Inputs:
+    clean = torch.randint(0, 256, shape, device=device).to(torch.uint8)
+    adv = (clean / 255 + 0.03 * torch.randn(shape, device=device)).clamp_(0, 1)
+    return adv.to(dtype), clean, 8
+
+
+def _norms_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Inputs:
+    x0 = torch.rand(shape, device=device)
+    x = (x0 + 0.02 * torch.randn(shape, device=device)).clamp_(0, 1)
+    return x.to(dtype), x0.to(dtype)
+
+
+def _logits_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Inputs:
+    labels = torch.randint(0, shape[1], shape[:1], device=device)
+    return torch.randn(shape, device=device).to(dtype), labels
+
+
+def _distillation_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Inputs:
+    student, labels = _logits_inputs(shape, dtype, device)
+    return student, torch.randn(shape, device=device).to(dtype), labels, 4.0, 0.7
+
+
+def _fused_distillation(student: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    leaf = student.detach().requires_grad_()
+    loss = ops.distillation_loss(leaf, *rest)
+    return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+
+
+SUBJECTS = {
+    subject.op: subject
+    for subject in (
+        Subject(
+            op="linf_step_",
+            make=_inplace_inputs,
+            fused=lambda *a: ops.linf_step_(*a[:5]),
+            plain=eager.linf_step_,
+            exact=lambda *a: ops.linf_step.reference(*a[:5]),
+            passes=15,
+        ),
+        Subject(
+            op="linf_step",
+            make=_step_inputs,
+            fused=ops.linf_step,
+            plain=eager.linf_step,
+            exact=ops.linf_step.reference,
+            passes=15,
+        ),
+        Subject(
+            op="random_start",
+            make=_start_inputs,
+            fused=lambda x0, ids, eps: ops.random_start(x0, ids, eps, 0),
+            plain=lambda x0, ids, eps: eager.random_start(x0, eps),
+            exact=lambda x0, ids, eps: ops.random_start.reference(x0, ids, eps, 0),
+            passes=6,
+        ),
+        Subject(
+            op="quantize_uint8",
+            make=_quantize_inputs,
+            fused=ops.quantize_uint8,
+            plain=eager.quantize_uint8,
+            exact=ops.quantize_uint8.reference,
+            passes=21,
+        ),
+        Subject(
+            op="row_norms",
+            make=_norms_inputs,
+            fused=ops.row_norms,
+            plain=eager.row_norms,
+            exact=ops.row_norms.reference,
+            passes=11,
+        ),
+        Subject(
+            op="cross_entropy_loss",
+            make=_logits_inputs,
+            fused=ops.cross_entropy_loss,
+            plain=eager.cross_entropy_loss,
+            exact=ops.cross_entropy_loss.reference,
+            passes=8,
+            value=eager.cross_entropy_value,
+        ),
+        Subject(
+            op="distillation_loss",
+            make=_distillation_inputs,
+            fused=_fused_distillation,
+            plain=eager.distillation_loss,
+            exact=eager.distillation_loss,
+            passes=22,
+            value=eager.distillation_value,
+        ),
+    )
+}
+
+
+def headline() -> Iterator[Case]:
+    """The shapes that the targets are about, with torch.compile beside them."""
+    images, full = (64, 3, 224, 224), torch.float32
+    for op in ("linf_step_", "linf_step", "row_norms", "quantize_uint8", "random_start"):
+        for dtype in (full, torch.bfloat16):
+            subject = SUBJECTS[op]
+            more = op != "random_start"  # its reference is a Philox of integer tensors: seconds
+            yield Case(subject=subject, shape=images, dtype=dtype, compiled=more, written=more)
+    for op in ("distillation_loss", "cross_entropy_loss"):
+        for classes in (10, 1000):
+            yield Case(subject=SUBJECTS[op], shape=(512, classes), dtype=full, compiled=True)
+
+
+def sweep() -> Iterator[Case]:
+    """Every op from 1,000 to 10 million elements: nowhere slower than PyTorch."""
+    for op, subject in SUBJECTS.items():
+        for power in range(3, 8):
+            classes = 10 if power == 3 else 1000
+            shape = (10**power // classes, classes) if "loss" in op else (10, 10 ** (power - 1))
+            yield Case(subject=subject, shape=shape, dtype=torch.float32)
+
+
+def targets() -> dict[tuple[str, str, str], float]:
+    """(case, faster side, slower side) to the ratio of times that is promised on 2 CPU cores."""
+    images = "64x3x224x224"
+    return {
+        (f"linf_step_-{images}-float32", "cpp", "eager"): 4.5,
+        (f"linf_step_-{images}-bfloat16", "cpp", "eager"): 4.5,
+        (f"linf_step_-{images}-float32", "cpp", "compile"): 1.2,
+        (f"linf_step_-{images}-bfloat16", "cpp", "compile"): 1.2,
+        ("distillation_loss-512x1000-float32", "cpp", "eager"): 3.0,
+        ("distillation_loss-512x10-float32", "cpp", "eager"): 1.3,
+        (f"row_norms-{images}-float32", "cpp", "eager"): 4.0,
+        (f"row_norms-{images}-bfloat16", "cpp", "eager"): 4.0,
+    }

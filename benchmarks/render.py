@@ -1,0 +1,133 @@
+"""Makes docs/benchmarks.md from the result files: `python -m benchmarks.render`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks import verification
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
+OURS = ("cpp", "triton", "cuda")
+SIDES = ("written", "eager", "compile", *OURS)
+
+HEAD = """# Benchmarks
+
+Made from `benchmarks/results/` by `python -m benchmarks.render`; do not edit.
+
+All sides of a row were timed in one run, turn by turn; a time is the median of the rounds. Before
+a row is timed, every backend is held to fp64: at most twice the error of plain PyTorch, or there
+is no number. *eager* is the plain PyTorch with the fewest passes over memory for the same contract
+(`benchmarks/eager.py`), *written* the formula as one writes it, a tensor for each operation,
+*compile* is torch.compile of it. *of copy* compares the bytes that a
+perfect kernel moves with what a plain `copy_` of 256 MiB moved in the same run; above 100% the
+tensors were in a cache. *bytes* is the ratio eager / fused that the bytes alone would give.
+malloc keeps freed memory on all sides alike (`MALLOC_*` in the result file): with glibc's defaults,
+eager PyTorch would pay a page fault for each temporary and look slower than it is.
+"""
+
+
+def seconds(value: float) -> str:
+    """A time with three digits and its unit."""
+    for unit, factor in (("s", 1), ("ms", 1e3)):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e6:.3g} µs"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def best_side(row: dict[str, Any]) -> str:
+    """The fastest of our own backends."""
+    ours = {side: time for side, time in row["seconds"].items() if side in OURS}
+    return min(ours, key=lambda side: ours[side])
+
+
+def times_table(rows: list[dict[str, Any]]) -> str:
+    """Every side's time, and what the fastest of ours gains."""
+    sides = [side for side in SIDES if any(side in row["seconds"] for row in rows)]
+    body: list[list[str]] = []
+    for row in rows:
+        times, best = row["seconds"], best_side(row)
+        shape = " x ".join(map(str, row["shape"]))
+        body.append(
+            [f"`{row['op']}` {shape} {row['dtype']}"]
+            + [seconds(times[side]) if side in times else "" for side in sides]
+            + [
+                f"**{times['eager'] / times[best]:.1f}x**",
+                f"{row['predicted_ratio']:.1f}x",
+                f"{row['bandwidth'][best] / 1e9:.1f}",
+                f"{row['fraction_of_copy'][best]:.0%}",
+            ]
+        )
+    return table(["op", *sides, "over eager", "bytes", "GB/s", "of copy"], body)
+
+
+def targets_table(rows: list[dict[str, Any]]) -> str:
+    """What was promised, what was measured."""
+    body = [
+        [
+            f"`{row['case']}`: {target['faster']} over {target['slower']}",
+            f"{target['ratio']}x",
+            f"{target['measured']:.2f}x",
+            "yes" if target["met"] else "**no**",
+        ]
+        for row in rows
+        for target in row["targets"]
+    ]
+    return table(["target", "promised", "measured", "met"], body)
+
+
+def slower(rows: list[dict[str, Any]]) -> str:
+    """The rows above 1,000 elements where PyTorch won, in words."""
+    lost = [
+        f"`{row['case']}` ({row['seconds']['eager'] / row['seconds'][best_side(row)]:.2f}x)"
+        for row in rows
+        if row["seconds"]["eager"] < row["seconds"][best_side(row)]
+    ]
+    if not lost:
+        return "Slower than eager PyTorch at any size measured: nowhere.\n"
+    return f"Slower than eager PyTorch: {', '.join(lost)}.\n"
+
+
+def section(result: dict[str, Any]) -> str:
+    """One device's part of the page."""
+    rows = result["rows"]
+    headline = [row for row in rows if row["kind"] == "headline"]
+    sweep = [row for row in rows if row["kind"] == "sweep"]
+    copy = rows[0]["copy_bandwidth"] / 1e9
+    facts = (
+        f"PyTorch {result['torch']}, Python {result['python']}, commit {result['commit']}, "
+        f"{result['date']}, {result['rounds']} rounds, copy {copy:.1f} GB/s."
+    )
+    parts = [f"## {result['device']}\n", facts + "\n"]
+    if any(row["targets"] for row in rows):
+        parts += ["### Targets\n", targets_table(rows)]
+    parts += ["### At the shapes of the targets\n", times_table(headline)]
+    parts += ["### From 1,000 to 10 million elements\n", slower(rows), times_table(sweep)]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """Write the page."""
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/ops.json"))]
+    parts = [HEAD, *(section(result) for result in results)]
+    for path in sorted(RESULTS.glob("*/verify.json")):
+        parts.append(verification.section(json.loads(path.read_text())))
+    if not any(result["cuda"] for result in results):
+        parts.append(
+            "## GPU\n\nNot measured: no result file of a CUDA device is there. The CUDA and Triton "
+            "kernels are compiled for sm_80 and sm_90 in the tests, the Triton ones also run "
+            "interpreted; run `python -m benchmarks` on a GPU to add its section.\n"
+        )
+    PAGE.write_text("\n".join(parts))
+    print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The ops: eager PyTorch, torch.compile and every backend that runs here, interleaved."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.cases import Case, headline, sweep, targets
+from benchmarks.interleave import Interleaved, Side
+from benchmarks.parity import assert_parity, widened
+from deitsec import ops
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def backends(op: str) -> list[str]:
+    """The backends of an op that run on this device."""
+    name = {"distillation_loss": "distillation_rows"}.get(op, op)
+    declared = ops.list_ops()[name].backends
+    return [b.name for b in declared if b.device == DEVICE and b.missing() is None]
+
+
+def check_parity(case: Case, backend: str, inputs: tuple[Any, ...]) -> None:
+    """Hold one backend to its meaning, at the shape that is timed."""
+    subject = case.subject
+    exact = subject.exact(*widened(inputs))
+    # the baseline of random_start draws other numbers: the reference in this dtype stands in
+    plain = subject.plain if subject.op != "random_start" else subject.exact
+    expected = plain(*copy.deepcopy(inputs))
+    with ops.use(backend):
+        found = subject.fused(*copy.deepcopy(inputs))
+    if subject.op == "cross_entropy_loss":  # PyTorch's gradient cancels; ours is held to fp64 alone
+        assert_parity(found[1], torch.zeros_like(found[1]), exact[1])
+        found, expected, exact = found[::2], expected[::2], exact[::2]
+    assert_parity(found, expected, exact)
+
+
+def measure(
+    kind: str, case: Case, benchmark: BenchmarkFixture, copy_bandwidth: float, rounds: int
+) -> None:
+    """Time all sides, and leave the row in the benchmark's record."""
+    torch.manual_seed(0)
+    subject = case.subject
+    inputs = subject.make(case.shape, case.dtype, DEVICE)
+    names = backends(subject.op)
+    if not names:
+        pytest.skip(f"{subject.op} has no backend on {DEVICE} here")
+    for name in names:
+        check_parity(case, name, inputs)
+    sides = {"eager": Side(run=lambda: subject.plain(*inputs))}
+    if case.written:
+        sides["written"] = Side(run=lambda: subject.exact(*inputs))
+    if case.compiled:
+        compiled = subject.compiled()
+        sides["compile"] = Side(run=lambda: compiled(*inputs))
+    for name in names:
+        sides[name] = Side(run=lambda: subject.fused(*inputs), backend=name)
+    timing = Interleaved(sides)
+    benchmark.pedantic(timing.round, rounds=rounds, iterations=1)
+    benchmark.extra_info.update(kind=kind, **row(case, inputs, timing, copy_bandwidth))
+
+
+def row(
+    case: Case, inputs: tuple[Any, ...], timing: Interleaved, copy_bandwidth: float
+) -> dict[str, Any]:
+    """What is written down of one case."""
+    element = inputs[0]
+    name = {"distillation_loss": "distillation_rows"}.get(case.subject.op, case.subject.op)
+    op = ops.list_ops()[name.removesuffix("_")]
+    assert op.bytes_moved is not None
+    if name == "distillation_rows":
+        moved = 3 * element.numel() * element.element_size()
+    else:
+        moved = op.bytes_moved(*inputs[: 5 if name == "linf_step_" else None], *_defaults(name))
+    medians = timing.medians()
+    wanted = {key: ratio for key, ratio in targets().items() if key[0] == str(case)}
+    return {
+        "case": str(case),
+        "op": case.subject.op,
+        "shape": list(case.shape),
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "device": DEVICE,
+        "bytes": moved,
+        "copy_bandwidth": copy_bandwidth,
+        "predicted_seconds": moved / copy_bandwidth,
+        "predicted_ratio": case.subject.passes * element.numel() * element.element_size() / moved,
+        "seconds": medians,
+        "bandwidth": {side: moved / seconds for side, seconds in medians.items()},
+        "fraction_of_copy": {
+            side: moved / seconds / copy_bandwidth for side, seconds in medians.items()
+        },
+        "rounds": timing.times,
+        "disturbed": timing.disturbed,
+        "targets": [
+            {
+                "faster": fast,
+                "slower": slow,
+                "ratio": ratio,
+                "measured": medians[slow] / medians[fast],
+                "met": medians[slow] / medians[fast] >= ratio,
+            }
+            for (_, fast, slow), ratio in wanted.items()
+            if fast in medians and slow in medians
+        ],
+    }
+
+
+def _defaults(name: str) -> tuple[Any, ...]:
+    return (0,) if name == "random_start" else ()
+
+
+@pytest.mark.parametrize("case", list(headline()), ids=str)
+def test_headline(
+    case: Case, benchmark: BenchmarkFixture, copy_bandwidth: float, rounds: int
+) -> None:
+    """The shapes that the targets are about."""
+    measure("headline", case, benchmark, copy_bandwidth, rounds)
+
+
+@pytest.mark.parametrize("case", list(sweep()), ids=str)
+def test_sweep(case: Case, benchmark: BenchmarkFixture, copy_bandwidth: float, rounds: int) -> None:
+    """Every op from 1,000 to 10 million elements."""
+    measure("sweep", case, benchmark, copy_bandwidth, rounds)
