@@ -27,6 +27,14 @@ inline void check_dtype(const char* op, const Tensor& tensor, ScalarType dtype) 
                   torch::headeronly::toString(tensor.scalar_type()));
 }
 
+// (rows, classes), with few enough classes that the kernels count them in 32 bits.
+inline void check_logits(const char* op, const Tensor& logits) {
+  STD_TORCH_CHECK(logits.dim() == 2, op, ": expected (rows, classes), got ", logits.dim(),
+                  " dimensions");
+  STD_TORCH_CHECK(logits.size(1) <= (1 << 30), op, ": too many classes: ", logits.size(1));
+  check_like(op, logits, logits);
+}
+
 // Every label names a class. Python turns the error into an IndexError.
 inline void check_labels(const char* op, const Tensor& labels, int64_t rows, int64_t classes) {
   check_dtype(op, labels, ScalarType::Long);

@@ -46,8 +46,7 @@ DEITSEC_CLONES void loss_rows(const Rows<T>& rows, int64_t first, int64_t last, 
 
 std::tuple<Tensor, Tensor, Tensor> cross_entropy_loss(const Tensor& logits, const Tensor& labels) {
   const char* op = "cross_entropy_loss";
-  STD_TORCH_CHECK(logits.dim() == 2, op, ": expected (rows, classes)");
-  check_like(op, logits, logits);
+  check_logits(op, logits);
   const int64_t count = logits.size(0), classes = logits.size(1);
   check_labels(op, labels, count, classes);
   const std::array<int64_t, 1> shape{count};

@@ -163,8 +163,7 @@ std::tuple<Tensor, Tensor> distillation_rows(const Tensor& student, const Tensor
                                              double temperature, double alpha, bool hard,
                                              double scale, bool with_grad) {
   const char* op = "distillation_loss";
-  STD_TORCH_CHECK(student.dim() == 2, op, ": expected (rows, classes)");
-  check_like(op, student, student);
+  check_logits(op, student);
   check_like(op, teacher, student);
   check_dtype(op, teacher, student.scalar_type());
   const int64_t count = student.size(0), classes = student.size(1);

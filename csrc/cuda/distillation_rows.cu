@@ -96,51 +96,86 @@ struct SoftSumsMerge {
   }
 };
 
+template <class T, int kThreads>
+__device__ SoftSums soft_sums(const Rows<T>& rows, int64_t row, int64_t label, float inverse,
+                              SoftSums* shared) {
+  using Group = RowGroup<kThreads>;
+  const T* student = rows.student + row * rows.classes;
+  const T* teacher = rows.teacher + row * rows.classes;
+  const bool with_label = rows.labels != nullptr;
+  const SoftSumsMerge merge{inverse};
+  SoftSums mine;
+  Group::for_row(student, rows.alike(), rows.classes, [&]<int kCount>(int64_t begin) {
+    float s[kCount], t[kCount];
+    load(student + begin, s);
+    load(teacher + begin, t);
+    SoftSums run;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      run.student_max = fmaxf(run.student_max, s[i]);
+      run.teacher_max = fmaxf(run.teacher_max, t[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const float below = s[i] - run.student_max;
+      const float teacher_below = t[i] - run.teacher_max;
+      const float p = expf(teacher_below * inverse);
+      run.student += expf(below * inverse);
+      run.teacher += p;
+      run.cross += p * ((teacher_below - below) * inverse);
+      if (with_label && begin + i != label) run.others += expf(below);
+    }
+    mine = merge(mine, run);
+  });
+  return Group::reduce(mine, shared, merge);
+}
+
+// What the exponentials of a row are multiplied by in its gradient.
+struct SoftFactors {
+  float student;
+  float teacher;
+  float plain;
+};
+
+template <class T, int kThreads>
+__device__ void soft_gradient(const Rows<T>& rows, int64_t row, int64_t label, float inverse,
+                              const SoftSums& sums, const SoftFactors& factors) {
+  const T* student = rows.student + row * rows.classes;
+  const T* teacher = rows.teacher + row * rows.classes;
+  T* gradient = rows.gradient + row * rows.classes;
+  const bool with_label = rows.labels != nullptr;
+  const auto write = [&]<int kCount>(int64_t begin) {
+    float s[kCount], t[kCount], g[kCount];
+    load(student + begin, s);
+    load(teacher + begin, t);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const float below = s[i] - sums.student_max;
+      const float p = expf((t[i] - sums.teacher_max) * inverse);
+      g[i] = factors.student * expf(below * inverse) - factors.teacher * p;
+      if (with_label) g[i] += factors.plain * (begin + i == label ? -sums.others : expf(below));
+    }
+    store(gradient + begin, g);
+  };
+  RowGroup<kThreads>::for_row(student, rows.alike(), rows.classes, write);
+}
+
 // alpha * T^2 * KL(teacher || student) + (1 - alpha) * CE(student, label)
 template <class T, int kThreads>
 __global__ void __launch_bounds__(kBlockThreads<kThreads>, kMinBlocks<kThreads>)
     soft_rows_kernel(const Rows<T> rows) {
-  using Group = RowGroup<kThreads>;
-  __shared__ SoftSums shared[Group::kWarps];
+  __shared__ SoftSums shared[RowGroup<kThreads>::kWarps];
   const int64_t groups = static_cast<int64_t>(gridDim.x) * (blockDim.x / kThreads);
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kThreads;
-  const int64_t classes = rows.classes;
-  const bool alike = rows.alike();
   const bool with_label = rows.labels != nullptr;
   const auto inverse = static_cast<float>(1.0 / rows.temperature);
-  const SoftSumsMerge merge{inverse};
   for (int64_t row = first; row < rows.count; row += groups) {
-    const T* student = rows.student + row * classes;
-    const T* teacher = rows.teacher + row * classes;
     bool valid = true;
     const int64_t label = rows.label(row, valid);
-
-    SoftSums mine;
-    Group::for_row(student, alike, classes, [&]<int kCount>(int64_t begin) {
-      float s[kCount], t[kCount];
-      load(student + begin, s);
-      load(teacher + begin, t);
-      SoftSums run;
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        run.student_max = fmaxf(run.student_max, s[i]);
-        run.teacher_max = fmaxf(run.teacher_max, t[i]);
-      }
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        const float below = s[i] - run.student_max;
-        const float teacher_below = t[i] - run.teacher_max;
-        const float p = expf(teacher_below * inverse);
-        run.student += expf(below * inverse);
-        run.teacher += p;
-        run.cross += p * ((teacher_below - below) * inverse);
-        if (with_label && begin + i != label) run.others += expf(below);
-      }
-      mine = merge(mine, run);
-    });
-    const SoftSums sums = Group::reduce(mine, shared, merge);
-
-    const float at_label = valid && with_label ? widen(student[label]) - sums.student_max : 0.0f;
+    const SoftSums sums = soft_sums<T, kThreads>(rows, row, label, inverse, shared);
+    const float at_label = valid && with_label
+                               ? widen(rows.student[row * rows.classes + label]) - sums.student_max
+                               : 0.0f;
     const double plain_total = static_cast<double>(sums.others) + expf(at_label);
     if (threadIdx.x % kThreads == 0) {
       const double teacher_total = sums.teacher;
@@ -150,29 +185,11 @@ __global__ void __launch_bounds__(kBlockThreads<kThreads>, kMinBlocks<kThreads>)
       rows.loss[row] = valid ? static_cast<float>(rows.scale * loss) : NAN;
     }
     if (rows.gradient == nullptr) continue;
-
-    T* gradient = rows.gradient + row * classes;
     const double soft = rows.scale * rows.soft_weight * rows.temperature;
-    const auto of_student = static_cast<float>(soft / sums.student);
-    const auto of_teacher = static_cast<float>(soft / sums.teacher);
-    const auto of_plain =
-        valid ? static_cast<float>(rows.scale * rows.hard_weight / plain_total) : NAN;
-    Group::for_row(student, alike, classes, [&]<int kCount>(int64_t begin) {
-      float s[kCount], t[kCount], g[kCount];
-      load(student + begin, s);
-      load(teacher + begin, t);
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        const float q = expf((s[i] - sums.student_max) * inverse);
-        const float p = expf((t[i] - sums.teacher_max) * inverse);
-        g[i] = of_student * q - of_teacher * p;
-        if (with_label) {
-          const float e = expf(s[i] - sums.student_max);
-          g[i] += of_plain * (begin + i == label ? -sums.others : e);
-        }
-      }
-      store(gradient + begin, g);
-    });
+    const double plain = valid ? rows.scale * rows.hard_weight / plain_total : NAN;
+    const SoftFactors factors{static_cast<float>(soft / sums.student),
+                              static_cast<float>(soft / sums.teacher), static_cast<float>(plain)};
+    soft_gradient<T, kThreads>(rows, row, label, inverse, sums, factors);
   }
 }
 
@@ -203,6 +220,44 @@ struct HardSumsMerge {
   }
 };
 
+template <class T, int kThreads>
+__device__ Choice teacher_choice(const Rows<T>& rows, int64_t row, Choice* shared) {
+  using Group = RowGroup<kThreads>;
+  const T* student = rows.student + row * rows.classes;
+  const T* teacher = rows.teacher + row * rows.classes;
+  const ChoiceMerge choose;
+  Choice mine;
+  Group::for_row(student, rows.alike(), rows.classes, [&]<int kCount>(int64_t begin) {
+    float s[kCount], t[kCount];
+    load(student + begin, s);
+    load(teacher + begin, t);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      mine = choose(mine, {s[i], t[i], static_cast<int32_t>(begin + i)});
+    }
+  });
+  return Group::reduce(mine, shared, choose);
+}
+
+template <class T, int kThreads>
+__device__ HardSums hard_sums(const Rows<T>& rows, int64_t row, const Choice& choice, int64_t label,
+                              HardSums* shared) {
+  using Group = RowGroup<kThreads>;
+  const T* student = rows.student + row * rows.classes;
+  HardSums mine;
+  Group::for_row(student, rows.alike(), rows.classes, [&]<int kCount>(int64_t begin) {
+    float s[kCount];
+    load(student + begin, s);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const float e = expf(s[i] - choice.student_max);
+      if (begin + i != choice.index) mine.beside_choice += e;
+      if (begin + i != label) mine.beside_label += e;
+    }
+  });
+  return Group::reduce(mine, shared, HardSumsMerge{});
+}
+
 // alpha * CE(student, argmax teacher) + (1 - alpha) * CE(student, label)
 template <class T, int kThreads>
 __global__ void __launch_bounds__(kBlockThreads<kThreads>, kMinBlocks<kThreads>)
@@ -212,61 +267,32 @@ __global__ void __launch_bounds__(kBlockThreads<kThreads>, kMinBlocks<kThreads>)
   __shared__ HardSums shared_sums[Group::kWarps];
   const int64_t groups = static_cast<int64_t>(gridDim.x) * (blockDim.x / kThreads);
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kThreads;
-  const int64_t classes = rows.classes;
-  const bool alike = rows.alike();
   for (int64_t row = first; row < rows.count; row += groups) {
-    const T* student = rows.student + row * classes;
-    const T* teacher = rows.teacher + row * classes;
-    const ChoiceMerge choose;
-    Choice my_choice;
-    Group::for_row(student, alike, classes, [&]<int kCount>(int64_t begin) {
-      float s[kCount], t[kCount];
-      load(student + begin, s);
-      load(teacher + begin, t);
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        my_choice = choose(my_choice, {s[i], t[i], static_cast<int32_t>(begin + i)});
-      }
-    });
-    const Choice chosen = Group::reduce(my_choice, shared_choice, choose);
-    const float largest = chosen.student_max;
-    const int64_t choice = chosen.index;
+    const T* student = rows.student + row * rows.classes;
+    const Choice choice = teacher_choice<T, kThreads>(rows, row, shared_choice);
     bool valid = true;
     const int64_t wanted = rows.label(row, valid);
-    const int64_t label = wanted < 0 ? choice : wanted;
-
-    HardSums mine;
-    Group::for_row(student, alike, classes, [&]<int kCount>(int64_t begin) {
-      float s[kCount];
-      load(student + begin, s);
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        const float e = expf(s[i] - largest);
-        if (begin + i != choice) mine.beside_choice += e;
-        if (begin + i != label) mine.beside_label += e;
-      }
-    });
-    const HardSums sums = Group::reduce(mine, shared_sums, HardSumsMerge{});
-    const float at_choice = widen(student[choice]) - largest;
-    const float at_label = widen(student[label]) - largest;
+    const int64_t label = wanted < 0 ? choice.index : wanted;
+    const HardSums sums = hard_sums<T, kThreads>(rows, row, choice, label, shared_sums);
+    const float at_choice = widen(student[choice.index]) - choice.student_max;
+    const float at_label = widen(student[label]) - choice.student_max;
     const double total = static_cast<double>(sums.beside_choice) + expf(at_choice);
     if (threadIdx.x % kThreads == 0) {
-      const double choice_loss = log(total) - at_choice, label_loss = log(total) - at_label;
-      const double loss = rows.soft_weight * choice_loss + rows.hard_weight * label_loss;
+      const double loss =
+          rows.soft_weight * (log(total) - at_choice) + rows.hard_weight * (log(total) - at_label);
       rows.loss[row] = valid ? static_cast<float>(rows.scale * loss) : NAN;
     }
     if (rows.gradient == nullptr) continue;
-
-    T* gradient = rows.gradient + row * classes;
+    T* gradient = rows.gradient + row * rows.classes;
     const auto of_choice = static_cast<float>(rows.scale * rows.soft_weight / total);
     const auto of_label = valid ? static_cast<float>(rows.scale * rows.hard_weight / total) : NAN;
-    Group::for_row(student, alike, classes, [&]<int kCount>(int64_t begin) {
+    Group::for_row(student, rows.alike(), rows.classes, [&]<int kCount>(int64_t begin) {
       float s[kCount], g[kCount];
       load(student + begin, s);
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        const float e = expf(s[i] - largest);
-        g[i] = of_choice * (begin + i == choice ? -sums.beside_choice : e) +
+        const float e = expf(s[i] - choice.student_max);
+        g[i] = of_choice * (begin + i == choice.index ? -sums.beside_choice : e) +
                of_label * (begin + i == label ? -sums.beside_label : e);
       }
       store(gradient + begin, g);
@@ -297,12 +323,10 @@ std::tuple<Tensor, Tensor> distillation_rows(const Tensor& student, const Tensor
                                              double temperature, double alpha, bool hard,
                                              double scale, bool with_grad) {
   const char* op = "distillation_loss";
-  STD_TORCH_CHECK(student.dim() == 2, op, ": expected (rows, classes)");
-  check_like(op, student, student);
+  check_logits(op, student);
   check_like(op, teacher, student);
   check_dtype(op, teacher, student.scalar_type());
   const int64_t count = student.size(0), classes = student.size(1);
-  STD_TORCH_CHECK(classes < INT32_MAX, op, ": too many classes: ", classes);
   if (labels) {
     check_dtype(op, *labels, ScalarType::Long);
     STD_TORCH_CHECK(labels->is_contiguous() && labels->numel() == count, op, ": expected ", count,
