@@ -16,15 +16,20 @@ HEAD = """# Benchmarks
 
 Made from `benchmarks/results/` by `python -m benchmarks.render`; do not edit.
 
-All sides of a row were timed in one run, turn by turn; a time is the median of the rounds. Before
-a row is timed, every backend is held to fp64: at most twice the error of plain PyTorch, or there
-is no number. *eager* is the plain PyTorch with the fewest passes over memory for the same contract
-(`benchmarks/eager.py`), *written* the formula as one writes it, a tensor for each operation,
-*compile* is torch.compile of it. *of copy* compares the bytes that a
-perfect kernel moves with what a plain `copy_` of 256 MiB moved in the same run; above 100% the
-tensors were in a cache. *bytes* is the ratio eager / fused that the bytes alone would give.
-malloc keeps freed memory on all sides alike (`MALLOC_*` in the result file): with glibc's defaults,
-eager PyTorch would pay a page fault for each temporary and look slower than it is.
+All sides of a row were timed in one run, turn by turn; a time is the median of the rounds, and a
+block during which other processes held a core is timed again. Before a row is timed, every backend
+is held to fp64: at most twice the error of plain PyTorch, or there is no number.
+
+- *written*: the formula as one writes it, a new tensor for each operation.
+- *eager*: the plain PyTorch with the fewest passes over memory for the same contract
+  (`benchmarks/eager.py`); *compile*: torch.compile of that.
+- *bytes*: the ratio eager / fused that the bytes alone predict, written down before measuring. It
+  assumes that nothing stays in a cache; where a tensor fits, eager's later passes are cheaper.
+- *of copy*: the bytes that a perfect kernel moves each second, over what a plain `copy_` of 256 MiB
+  moved in the same run; above 100% part of the tensors was in a cache.
+
+malloc keeps freed memory, for all sides alike (`MALLOC_*` in the result file): with glibc's
+defaults, eager PyTorch would pay page faults for each temporary and look slower than it is.
 """
 
 
