@@ -18,6 +18,7 @@ from benchmarks.environment import TUNED_MALLOC, describe, device_slug
 
 HERE = Path(__file__).parent
 LIMITS = {"cold cache": 120.0, "trained model cached": 20.0}  # seconds, on 2 CPU cores
+RUNS = {"cold cache": 1, "trained model cached": 3}
 MEMORY_LIMIT = 2e9  # bytes
 
 
@@ -52,12 +53,19 @@ def run_once(folder: Path, name: str) -> dict[str, Any]:
     }
 
 
+def median_of(folder: Path, name: str, runs: int) -> dict[str, Any]:
+    """The run of median time, with the times of all of them."""
+    found = sorted((run_once(folder, name) for _ in range(runs)), key=lambda row: row["seconds"])
+    return {**found[runs // 2], "all_seconds": [row["seconds"] for row in found]}
+
+
 def section(result: dict[str, Any]) -> str:
     """The part of docs/benchmarks.md."""
     lines = [
         f"### `deitsec verify`, {result['device']}\n",
         f"commit {result['commit']}, {result['date']}. Wall clock of the whole process; memory is "
-        "the most that it held.\n",
+        "the most that it held. The cached run is the median of "
+        f"{', '.join(f'{s:.1f}' for s in result['rows'][1]['all_seconds'])} s.\n",
         "| run | seconds | promised | peak memory | promised | clean | under PGD |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
@@ -74,7 +82,7 @@ def section(result: dict[str, Any]) -> str:
 def main() -> None:
     """Measure cold, then cached, and write the result."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = [run_once(Path(folder), name) for name in LIMITS]
+        rows = [median_of(Path(folder), name, RUNS[name]) for name in LIMITS]
     out = HERE / "results" / device_slug() / "verify.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({**describe(1), "rows": rows}, indent=1) + "\n")
