@@ -20,8 +20,8 @@ _PLAIN_NETWORKS = ("mnist_dense", "logistic_regression")
 _MOVED_DIGIT = Augmentation(rotation=12.0, shift=0.08, scale=0.1, shear=0.1)
 _MOVED_PHOTO = Augmentation(shift=0.1, scale=0.1, flip=True, padding="reflection")
 
-# 797 images are too few to keep some out: the last epoch of a cosine schedule is taken. Size, epochs
-# and rates were picked by accuracy on the test rows, over a few seeds: read it as an upper bound.
+# 797 images are too few to keep some out: the last epoch of a cosine schedule is taken. Size,
+# epochs and rates were picked by accuracy on the test rows, over a few seeds: an upper bound.
 _CONVOLUTIONAL = {
     "digits": FitConfig(
         epochs=12,
