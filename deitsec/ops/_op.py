@@ -8,6 +8,7 @@ import functools
 import importlib
 import inspect
 import os
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, cast
@@ -126,8 +127,9 @@ class Op(Generic[P, R]):
         self.backends: list[Backend] = []
         self.bytes_moved: Callable[..., int] | None = None
         self.make_samples: Callable[..., Iterator[tuple[Any, ...]]] | None = None
-        self.inplace: Op[P, R] | None = None
-        self.mutates: str | None = None
+        self.inplace: Op[P, Any] | None = None
+        self.mutates: tuple[int, ...] = ()  # positions of the arguments that it changes
+        self._gives_changed = False
         self._tensors_at = _tensor_positions(schema)
         self._check: Callable[..., None] | None = None
         self._blame: Callable[..., None] | None = None
@@ -149,7 +151,9 @@ class Op(Generic[P, R]):
             if self._check is not None:
                 self._check(*args)
             result = self._run(*args)
-        return args[0] if self.mutates else result  # pyright: ignore[reportReturnType]
+        if self._gives_changed:
+            return args[self.mutates[0]]  # pyright: ignore[reportReturnType]
+        return result
 
     def backend(
         self,
@@ -223,17 +227,19 @@ class Op(Generic[P, R]):
         function = self._chosen.get(key)
         if function is None:
             function = self._chosen[key] = self._choose(forced, self._tensors(args))
-        if self.mutates and args[0].requires_grad:
-            _refuse_grad(self.name)
+        for i in self.mutates:
+            if args[i].requires_grad:
+                _refuse_grad(self.name)
         try:
             result = function(*args)
         except RuntimeError:
             if self._blame is not None:
                 self._blame(*args)
             raise
-        if self.mutates and not args[0].is_inference():
-            # stable-ABI kernels do not bump it, and autograd would use the changed values
-            increment_version(args[0])
+        for i in self.mutates:
+            if not args[i].is_inference():
+                # stable-ABI kernels do not bump it, and autograd would use the changed values
+                increment_version(args[i])
         return result
 
     def _choose(self, forced: str | None, tensors: list[Tensor]) -> Callable[..., R]:
@@ -278,13 +284,15 @@ def _refuse_grad(name: str) -> None:
         )
 
 
-def op(schema: str, *, inplace: str | None = None) -> Callable[[Callable[P, R]], Op[P, R]]:
+def op(schema: str, *, inplace: str | tuple[str, ...] = ()) -> Callable[[Callable[P, R]], Op[P, R]]:
     """Declare an op by its plain PyTorch meaning.
 
     Args:
         schema: torch schema without the name, `"(Tensor x, float eps) -> Tensor"`.
-        inplace: name of the first argument, if a form that changes it is wanted too; that form is
-            `op.inplace`, named with a trailing underscore.
+        inplace: name of the argument, or names of those, that a second form changes; that form is
+            `op.inplace`, named with a trailing underscore. They become the first outputs of the
+            functional form, in this order, and what remains is returned: one tensor or a tuple.
+            A form of one output returns the changed argument.
 
     Returns:
         A decorator that makes an `Op` of the function; the function stays its reference, its
@@ -294,22 +302,39 @@ def op(schema: str, *, inplace: str | None = None) -> Callable[[Callable[P, R]],
     def declare(reference: Callable[P, R]) -> Op[P, R]:
         name = reference.__name__  # pyright: ignore[reportFunctionMemberAccess]
         functional = Op(name, schema, reference)
-        if inplace is not None:
-            functional.inplace = _inplace_form(name, schema, inplace, reference)
+        if inplace:
+            names = (inplace,) if isinstance(inplace, str) else inplace
+            functional.inplace = _inplace_form(name, schema, names, reference)
         return functional
 
     return declare
 
 
-def _inplace_form(name: str, schema: str, argument: str, reference: Callable[P, R]) -> Op[P, R]:
-    @functools.wraps(reference)
-    def change(*args: Any, **kwargs: Any) -> None:
-        args[0].copy_(reference(*args, **kwargs))
+def _inplace_form(
+    name: str, schema: str, changed: tuple[str, ...], reference: Callable[P, R]
+) -> Op[P, Any]:
+    arguments, outputs = schema.split(" -> ")
+    names = list(inspect.signature(reference).parameters)
+    at = tuple(names.index(argument) for argument in changed)
 
-    arguments = schema.rsplit("->", 1)[0].replace(f"Tensor {argument}", f"Tensor(a!) {argument}", 1)
-    form = Op(name + "_", arguments + "-> ()", cast(Callable[P, R], change))
+    @functools.wraps(reference)
+    def change(*args: Any, **kwargs: Any) -> Any:
+        result: Any = reference(*args, **kwargs)
+        values: tuple[Tensor, ...] = result if isinstance(result, tuple) else (result,)
+        for i, value in zip(at, values, strict=False):
+            args[i].copy_(value)
+        rest = values[len(at) :]
+        return rest if len(rest) > 1 else (rest[0] if rest else None)
+
+    for alias, argument in zip("abcdefgh", changed, strict=False):
+        arguments = re.sub(rf"Tensor {argument}\b", f"Tensor({alias}!) {argument}", arguments)
+    num_rest = outputs.count("Tensor") - len(changed)
+    assert num_rest >= (len(changed) > 1), f"{name}: {outputs} leaves nothing to return"
+    returned = {0: "()", 1: "Tensor"}.get(num_rest, f"({', '.join(['Tensor'] * num_rest)})")
+    form = Op(f"{name}_", f"{arguments} -> {returned}", cast(Callable[P, Any], change))
     form.__name__ = name + "_"  # pyright: ignore[reportAttributeAccessIssue]
-    form.mutates = argument
+    form.mutates = at
+    form._gives_changed = num_rest == 0  # pyright: ignore[reportPrivateUsage]
     return form
 
 
