@@ -33,6 +33,7 @@ TYPES = {
     FP16: "*fp16",
     torch.uint8: "*u8",
     torch.int64: "*i64",
+    torch.bool: "*i1",
 }
 MODULES = {
     module.name: importlib.import_module(f"deitsec.kernels.{module.name}")
@@ -62,6 +63,9 @@ def calls() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
         yield "linf_step", f"{case}-uint8", (images, images, levels, 0.1, 0.2)
         yield "linf_step_", case, (images, images, images, 0.1, 0.2)
         yield "quantize_uint8", case, (images, levels, 8)
+        wins, scores = meta(2, dtype=torch.bool), meta(2)
+        for name in ("track_best", "track_best_"):
+            yield name, case, (images, wins, scores, images, wins, scores, True)
         yield "random_start", case, (images, ids, 0.1, -5, 1)
         if size < 1 << 32:
             yield "row_norms", case, (images, images)
@@ -132,11 +136,13 @@ def specialised(module: str, launch: Launch) -> tuple[ASTSource, dict[str, Any]]
 
 def wide_accesses(launch: Launch) -> int:
     """16-byte accesses of a thread that reads or writes each whole row or image once."""
-    _, args, keywords = launch
+    name, args, keywords = launch
     tile = keywords.get("block") or keywords["chunk"]
     tile *= keywords.get("rows", 1)
     elements = tile // (32 * keywords["num_warps"])
     whole = [a for a in args if isinstance(a, Tensor) and a.numel() >= 1000]
+    if name == "_copy_rows_kernel":
+        whole = whole[-2:]  # a row comes from one of best and x
     if any((a.numel() // 2) % 8 for a in whole):
         return 0
     return sum(elements * a.dtype.itemsize // 16 for a in whole)

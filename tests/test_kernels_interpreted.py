@@ -10,6 +10,7 @@ out for time: fp16 rows above 10,000 elements, which differ from bf16 in the loa
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import subprocess
@@ -32,7 +33,7 @@ OPS = {
     for name, op in ops.list_ops().items()
     if any(backend.name == "triton" for backend in op.backends)
 }
-BITWISE_IN_FP32 = ("linf_step", "linf_step_", "random_start")
+BITWISE_IN_FP32 = ("linf_step", "linf_step_", "random_start", "track_best", "track_best_")
 GUARD = 64
 # one size that is held whole, and one that is swept in chunks
 BOTH_PATHS = (33, 20011)
@@ -42,14 +43,11 @@ def run_kernel(name: str, *args: Any) -> tuple[Tensor, ...]:
     """What the launcher gives, its outputs poisoned and guarded before."""
     op = OPS[name]
     (backend,) = (backend for backend in op.backends if backend.name == "triton")
-    if op.mutates:
-        args = (args[0].clone(), *args[1:])
+    args = tuple(a.clone() if i in op.mutates else a for i, a in enumerate(args))
     with poisoned_outputs():
         result = backend.load()(*args)
-    if op.mutates:
-        assert result is None, f"{name} must return None, got {result}"
-        return (args[0],)
-    return as_tuple(result)
+    rest = () if result is None else as_tuple(result)
+    return (*(args[i] for i in op.mutates), *rest)
 
 
 def run_reference(name: str, *args: Any) -> tuple[Tensor, ...]:
@@ -249,6 +247,19 @@ def check_every_level_survives_quantisation() -> None:
         assert_bitwise(got, levels, f"radius {radius}")
 
 
+def check_every_case_of_the_best_row() -> None:
+    scores = (-torch.inf, -1.0, 0.0, 1.0, torch.inf, torch.nan)
+    cases = list(itertools.product((False, True), scores, (False, True), scores))
+    was, old, now, new = (torch.tensor(column) for column in zip(*cases, strict=True))
+    best, x = SampleMaker().normal(len(cases), 3), SampleMaker(seed=1).normal(len(cases), 3)
+    for name in ("track_best", "track_best_"):
+        for keep_first in (False, True):
+            args = (best, was, old, x, now, new, keep_first)
+            outputs = zip(run_kernel(name, *args), run_reference(name, *args), strict=True)
+            for i, (got, expected) in enumerate(outputs):
+                assert_bitwise(got, expected, f"{name}, keep_first {keep_first}, output {i}")
+
+
 EXTRAS = (
     check_predicted_is_the_first_of_equals,
     check_hard_target_is_the_first_of_equals,
@@ -259,6 +270,7 @@ EXTRAS = (
     check_rows_of_norms_do_not_depend_on_each_other,
     check_norms_of_an_imagenet_row,
     check_every_level_survives_quantisation,
+    check_every_case_of_the_best_row,
 )
 CASES: dict[str, Callable[[], None]] = {
     f"{name}-{str(dtype).removeprefix('torch.')}-{index}": functools.partial(

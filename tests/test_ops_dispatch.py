@@ -131,6 +131,34 @@ def test_inplace_step_is_seen_by_autograd(backend: str) -> None:
         product.backward()
 
 
+def best_arguments() -> list[torch.Tensor]:
+    """Kept rows that failed, and better ones on offer."""
+    fails, low = torch.zeros(2, dtype=torch.bool), torch.zeros(2)
+    return [torch.rand(2, 3), fails, low, torch.rand(2, 3), ~fails, low + 1]
+
+
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpp", marks=needs_cpp)])
+@pytest.mark.parametrize("index", [0, 2])
+def test_every_changed_argument_refuses_grad(backend: str, index: int) -> None:
+    arguments = best_arguments()
+    arguments[index].requires_grad_()
+    with ops.use(backend):
+        with pytest.raises(ValueError, match="track_best_: the tensor to be changed requires grad"):
+            ops.track_best_(*arguments, False)
+        with torch.no_grad():
+            assert ops.track_best_(*arguments, False).all()
+
+
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpp", marks=needs_cpp)])
+def test_every_changed_argument_is_seen_by_autograd(backend: str) -> None:
+    arguments = best_arguments()
+    versions = [a._version for a in arguments]
+    with ops.use(backend):
+        ops.track_best_(*arguments, False)
+    bumped = [a._version > old for a, old in zip(arguments, versions, strict=True)]
+    assert bumped == [True] * 3 + [False] * 3
+
+
 @needs_cpp
 def test_step_runs_on_an_inference_tensor() -> None:
     with torch.inference_mode():

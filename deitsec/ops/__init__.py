@@ -8,6 +8,7 @@ from deitsec.ops.linf_step import linf_step, linf_step_
 from deitsec.ops.quantize_uint8 import grey_levels, quantize_uint8
 from deitsec.ops.random_start import random_start
 from deitsec.ops.row_norms import row_norms
+from deitsec.ops.track_best import track_best, track_best_
 
 __all__ = [
     "BackendUnavailableError",
@@ -23,5 +24,7 @@ __all__ = [
     "quantize_uint8",
     "random_start",
     "row_norms",
+    "track_best",
+    "track_best_",
     "use",
 ]

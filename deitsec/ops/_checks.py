@@ -64,3 +64,10 @@ def positive(op: str, **values: float) -> None:
     for name, value in values.items():
         if not 0 < value < float("inf"):
             raise ValueError(f"{op}: {name} must be > 0 and finite, got {value}")
+
+
+def dtype(op: str, dtype: torch.dtype, **tensors: Tensor) -> None:
+    """Every tensor has this dtype."""
+    for name, tensor in tensors.items():
+        if tensor.dtype != dtype:
+            raise TypeError(f"{op}: {name} must be {dtype}, got {tensor.dtype}")
