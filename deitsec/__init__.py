@@ -18,6 +18,8 @@ if TYPE_CHECKING:
         ILLC,
         MIFGSM,
         PGD,
+        PGDL1,
+        PGDL2,
         Attack,
         create_attack,
         list_attacks,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from deitsec.data import DataSource, load_data
     from deitsec.engine import AttackResult, Engine, run
     from deitsec.models import (
+        EOT,
         Classifier,
         list_models,
         load_model,
@@ -46,6 +49,8 @@ _ROOMS = {
         "ILLC",
         "MIFGSM",
         "PGD",
+        "PGDL1",
+        "PGDL2",
         "Attack",
         "create_attack",
         "list_attacks",
@@ -54,6 +59,7 @@ _ROOMS = {
     "data": ("DataSource", "load_data"),
     "engine": ("AttackResult", "Engine", "run"),
     "models": (
+        "EOT",
         "Classifier",
         "list_models",
         "load_model",
@@ -69,10 +75,13 @@ _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "BIM",
+    "EOT",
     "FGSM",
     "ILLC",
     "MIFGSM",
     "PGD",
+    "PGDL1",
+    "PGDL2",
     "Attack",
     "AttackResult",
     "Classifier",

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -40,7 +41,8 @@ class Problem:
     Attributes:
         x: (B, C, H, W) clean images in [0, 1].
         y: (B,) int64, the class the loss is taken at: the target if targeted, else the label.
-        sample_ids: (B,) int64, the identity of each row; every random draw is keyed by it.
+        sample_ids: (B,) int64, the identity of each row and, in the bits from 48 up, of the try
+            (restart, target) that it stands for; every random draw is keyed by it.
         seed: the seed of the run, shared by all rows.
         targeted: whether `y` is to win (impersonation) or to lose (denial of service).
     """
@@ -59,7 +61,10 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
-    """What changes while an attack runs; attacks that carry more add fields, rows first.
+    """What changes while an attack runs; attacks that carry more add fields.
+
+    Every field is a tensor with the rows first, so that the engine can move rows between batches
+    without knowing the attack; one that belongs to no row is declared by `shared()`.
 
     Attributes:
         x: (B, C, H, W) the iterate, in [0, 1].
@@ -70,6 +75,29 @@ class State:
     def replace(self, **changes: Any) -> Self:
         """Return a copy with the named fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def shared(**options: Any) -> Any:
+    """Declare a field that belongs to no row: it stays as it is when rows are picked."""
+    return dataclasses.field(metadata={"shared": True}, **options)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InFlight:
+    """The rows that a model is being asked about, for a model that draws random numbers.
+
+    Attributes:
+        sample_ids: (B,) int64, as in `Problem`.
+        seed: the seed of the run.
+        stream: tells the draws of one forward pass from those of another.
+    """
+
+    sample_ids: Tensor
+    seed: int
+    stream: int
+
+
+IN_FLIGHT: ContextVar[InFlight | None] = ContextVar("in_flight", default=None)
 
 
 class Query(Protocol):

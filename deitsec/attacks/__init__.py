@@ -6,6 +6,8 @@ from deitsec.attacks.fgsm import FGSM
 from deitsec.attacks.illc import ILLC
 from deitsec.attacks.mifgsm import MIFGSM
 from deitsec.attacks.pgd import PGD
+from deitsec.attacks.pgd_l1 import PGDL1
+from deitsec.attacks.pgd_l2 import PGDL2
 from deitsec.attacks.registry import create_attack, list_attacks
 from deitsec.attacks.spec import format_spec, parse_spec
 
@@ -15,6 +17,8 @@ __all__ = [
     "ILLC",
     "MIFGSM",
     "PGD",
+    "PGDL1",
+    "PGDL2",
     "Attack",
     "create_attack",
     "format_spec",

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from deitsec.types import Plan, Problem, State, Traits
+from deitsec.types import Norm, Plan, Problem, State, Traits
 
 TARGET_POLICIES = ("least-likely", "next", "random")
 
@@ -18,6 +18,10 @@ class Attack(ABC):
             clean image, the label left out), `next` (label + 1), `random` (keyed by sample id), or
             a class index; None attacks untargeted.
         confidence: a targeted attack succeeds only where the softmax of the target reaches this.
+        num_targets: make the label lose by aiming, one try after the other, at each of this many
+            classes, those that the model finds likeliest on the clean image first (the
+            multi-targeted attack, Gowal et al., arXiv:1910.09338); at most the classes less one.
+            0 does not.
     """
 
     name: ClassVar[str]
@@ -25,12 +29,14 @@ class Attack(ABC):
 
     target: str | int | None = None
     confidence: float = 0.0
+    num_targets: int = 0
 
     def __post_init__(self) -> None:
         """Validate the configuration.
 
         Raises:
-            ValueError: an unknown target policy, or a confidence outside [0, 1).
+            ValueError: an unknown target policy, a confidence outside [0, 1), or a number of
+                targets that is negative or goes with no attack like this.
         """
         if isinstance(self.target, str) and self.target not in TARGET_POLICIES:
             raise ValueError(
@@ -39,8 +45,20 @@ class Attack(ABC):
             )
         if self.target is not None and not self.traits.targeted:
             raise ValueError(f"{self.name} cannot aim at a class; leave target out")
+        if self.num_targets < 0:
+            raise ValueError(f"{self.name}: num_targets must be >= 0, got {self.num_targets}")
+        if self.num_targets and (self.target is not None or not self.traits.targeted):
+            raise ValueError(
+                f"{self.name}: num_targets aims at several classes in turn, so it needs an attack "
+                "that can aim and goes without target="
+            )
         if not 0 <= self.confidence < 1:
             raise ValueError(f"{self.name}: confidence must be in [0, 1), got {self.confidence}")
+
+    @property
+    def num_restarts(self) -> int:
+        """How often a row is tried at each of its targets; its first success ends all tries."""
+        return 1
 
     def init(self, p: Problem) -> State:
         """Return the state before the first step."""
@@ -51,11 +69,31 @@ class Attack(ABC):
         """Return the program: phases, and how often each runs."""
 
 
-def check_budget(name: str, eps: float, *, alpha: float | None = None, steps: int = 1) -> None:
-    """Raise a ValueError for a budget that no attack can use: eps, alpha or steps not positive."""
-    if not 0 < eps <= 1:
-        raise ValueError(f"{name}: eps must be in (0, 1] (images are in [0, 1]), got {eps}")
-    if alpha is not None and not 0 < alpha <= 1:
-        raise ValueError(f"{name}: alpha must be in (0, 1], got {alpha}")
+def check_budget(
+    name: str,
+    eps: float,
+    *,
+    norm: Norm = "linf",
+    alpha: float | None = None,
+    steps: int = 1,
+) -> None:
+    """Raise a ValueError for a budget that no attack can use: eps, alpha or steps not positive.
+
+    In L-infinity a radius above 1 is beyond the images; in other norms it is not.
+    """
+    for what, value in (("eps", eps), ("alpha", alpha)):
+        if value is None:
+            continue
+        if norm == "linf" and not 0 < value <= 1:
+            why = " (images are in [0, 1])" if what == "eps" else ""
+            raise ValueError(f"{name}: {what} must be in (0, 1]{why}, got {value}")
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name}: {what} must be > 0 and finite, got {value}")
     if steps < 1:
         raise ValueError(f"{name}: steps must be at least 1, got {steps}")
+
+
+def check_share(name: str, what: str, value: float) -> None:
+    """Raise a ValueError for a share that is not in (0, 1]."""
+    if not 0 < value <= 1:
+        raise ValueError(f"{name}: {what} must be in (0, 1], got {value}")

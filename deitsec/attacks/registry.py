@@ -11,8 +11,12 @@ from deitsec.attacks.fgsm import FGSM
 from deitsec.attacks.illc import ILLC
 from deitsec.attacks.mifgsm import MIFGSM
 from deitsec.attacks.pgd import PGD
+from deitsec.attacks.pgd_l1 import PGDL1
+from deitsec.attacks.pgd_l2 import PGDL2
 
-ATTACKS: dict[str, type[Attack]] = {cls.name: cls for cls in (FGSM, BIM, ILLC, PGD, MIFGSM)}
+ATTACKS: dict[str, type[Attack]] = {
+    cls.name: cls for cls in (FGSM, BIM, ILLC, PGD, PGDL2, PGDL1, MIFGSM)
+}
 
 
 def list_attacks(pattern: str = "*") -> list[str]:

@@ -1,7 +1,8 @@
 """A model whose answers are checked and counted."""
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable
+
+from torch import Tensor
 
 
 class ModelError(ValueError):
@@ -13,13 +14,13 @@ class CheckedModel:
 
     Args:
         model: (B, C, H, W) images in [0, 1] -> (B, K) logits, in eval mode, frozen.
-        labels: (B,) int64; every label must be one of the K classes.
+        labels: (N,) int64 of all rows; every label must be one of the K classes.
     """
 
-    def __init__(self, model: nn.Module, labels: Tensor) -> None:
+    def __init__(self, model: Callable[[Tensor], Tensor], labels: Tensor) -> None:
         self.model = model
         self.labels = labels
-        self.forwards = 0
+        self._highest = int(labels.max())
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, K) logits at `x`.
@@ -29,7 +30,6 @@ class CheckedModel:
             ValueError: a label that the model has no class for.
         """
         logits = self.model(x)
-        self.forwards += 1
         if not isinstance(logits, Tensor):
             raise ModelError(
                 f"the model must return a tensor of logits, got {type(logits).__name__}; "
@@ -40,23 +40,16 @@ class CheckedModel:
                 f"the model must return ({x.shape[0]}, classes) logits with at least 2 classes, "
                 f"got {tuple(logits.shape)}"
             )
-        if self.forwards == 1:
-            self._check_labels(logits.shape[1])
+        if self._highest >= logits.shape[1]:
+            self._name_label(logits.shape[1])
         return logits
 
-    def clean(self, x: Tensor) -> Tensor:
-        """(B, K) logits at the clean images, without a gradient."""
-        with torch.no_grad():
-            return self(x)
-
-    def _check_labels(self, num_classes: int) -> None:
-        outside = (self.labels >= num_classes).nonzero()
-        if len(outside):
-            row = int(outside[0])
-            raise ValueError(
-                f"labels must be in 0 to {num_classes - 1} (the model has {num_classes} classes), "
-                f"got {int(self.labels[row])} in row {row}"
-            )
+    def _name_label(self, num_classes: int) -> None:
+        row = int((self.labels >= num_classes).nonzero()[0])
+        raise ValueError(
+            f"labels must be in 0 to {num_classes - 1} (the model has {num_classes} classes), "
+            f"got {int(self.labels[row])} in row {row}"
+        )
 
 
 def check_clean(logits: Tensor, sample_ids: Tensor) -> None:

@@ -73,6 +73,17 @@ def choose_targets(
     return (labels + 1 + offset) % num_classes
 
 
+def likeliest_targets(num_targets: int, labels: Tensor, clean_logits: Tensor) -> Tensor:
+    """The classes that the model finds likeliest after the label, the likeliest first.
+
+    Returns:
+        (B, T) int64 with T = min(num_targets, K - 1).
+    """
+    others = clean_logits.float().scatter(1, labels[:, None], -torch.inf)
+    number = min(num_targets, clean_logits.shape[1] - 1)
+    return others.topk(number, dim=1).indices
+
+
 def check_targets(targets: Tensor, labels: Tensor, num_classes: int) -> None:
     """Raise a ValueError for a target out of range or equal to its row's label."""
     outside = ((targets < 0) | (targets >= num_classes)).nonzero()

@@ -1,6 +1,7 @@
 """Leaves the caller's model as it was found."""
 
 import contextlib
+import os
 import warnings
 from collections.abc import Generator
 
@@ -44,3 +45,28 @@ def _acts_in_training(model: nn.Module) -> bool:
         module.training and (isinstance(module, _DROPOUTS) or hasattr(module, "running_mean"))
         for module in model.modules()
     )
+
+
+@contextlib.contextmanager
+def calculation(device: torch.device, *, deterministic: bool) -> Generator[None]:
+    """Keep the caller's autocast out, and ask for deterministic kernels where that is wanted.
+
+    Raises:
+        RuntimeError: from PyTorch, at an operation that has no deterministic kernel.
+    """
+    with torch.autocast(device.type, enabled=False):
+        if not deterministic:
+            yield
+            return
+        # what cuBLAS needs to be deterministic; it is read when the first handle is made
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        before = torch.are_deterministic_algorithms_enabled()
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        benchmark = torch.backends.cudnn.benchmark
+        try:
+            torch.backends.cudnn.benchmark = False
+            torch.use_deterministic_algorithms(True)
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before, warn_only=warn_only)
+            torch.backends.cudnn.benchmark = benchmark

@@ -38,6 +38,7 @@ class AttackResult:
         adv: (B, C, H, W) the adversarial images, in [0, 1], in the dtype of the images.
         labels: (B,) int64.
         targets: (B,) int64, or None where the attack was untargeted.
+        sample_ids: (B,) int64 identity of each row.
         success: (B,) bool: the goal was reached at `adv`. A row that was wrong before the attack
             can count here; `clean_correct` tells.
         clean_correct: (B,) bool: the model was right before the attack.
@@ -48,14 +49,20 @@ class AttackResult:
         finite: (B,) bool: False where a gradient was NaN or inf and the row stopped there.
         driven: (B,) bool: False where every gradient was exactly 0, so that nothing drove the row:
             saturated or masked gradients, not robustness.
+        claims: (B,) int64 successes by the logits that drove the attack which the exact model was
+            asked about: in lower precision, or before rounding to 8 bits. 0 where nobody asked.
+        refuted: (B,) int64 those that the exact model did not confirm; they do not count.
         seconds: wall-clock seconds of the attack.
         batch_size: rows that went together, smaller than asked for if memory ran out.
+        peak_memory: most bytes in use meanwhile: of the GPU's memory, or of the process on a CPU;
+            0 where it is not known.
     """
 
     clean: Tensor
     adv: Tensor
     labels: Tensor
     targets: Tensor | None
+    sample_ids: Tensor
     success: Tensor
     clean_correct: Tensor
     clean_logits: Tensor
@@ -64,8 +71,11 @@ class AttackResult:
     steps: Tensor
     finite: Tensor
     driven: Tensor
+    claims: Tensor
+    refuted: Tensor
     seconds: float
     batch_size: int
+    peak_memory: int
 
     def distance(self, norm: Norm) -> Tensor:
         """(B,) fp32 distance of each adversarial image from its clean one.
@@ -76,6 +86,11 @@ class AttackResult:
         if norm not in _NORMS:
             raise ValueError(f"norm must be one of {', '.join(_NORMS)}, got {norm!r}")
         return ops.row_norms(self.adv, self.clean)[_NORMS.index(norm)]
+
+    @property
+    def disagreement(self) -> float:
+        """Share of the claimed successes that the exact model refuted; NaN where none was asked."""
+        return (self.refuted.sum().double() / self.claims.sum()).item()
 
     @property
     def robust_accuracy(self) -> float:
@@ -100,10 +115,14 @@ class AttackResult:
         joined: dict[str, Any] = {
             field.name: _join([getattr(part, field.name) for part in parts])
             for field in dataclasses.fields(cls)
-            if field.name not in ("seconds", "batch_size")
+            if field.name not in ("seconds", "batch_size", "peak_memory")
         }
-        batch_size = min(part.batch_size for part in parts)
-        return cls(**joined, seconds=seconds, batch_size=batch_size)
+        return cls(
+            **joined,
+            seconds=seconds,
+            batch_size=min(part.batch_size for part in parts),
+            peak_memory=max(part.peak_memory for part in parts),
+        )
 
 
 def _join(values: list[Tensor | Queries | None]) -> Tensor | Queries | None:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from deitsec.attacks.attack import Attack
 
+VARIANT_BIT = 48  # sample ids lie below it, the number of a try above
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
@@ -68,6 +70,13 @@ def check_rows(
     if sample_ids is None:
         sample_ids = torch.arange(rows, device=images.device)
     sample_ids = _integers("sample_ids", sample_ids, rows)
+    outside = (sample_ids < 0) | (sample_ids >= 1 << VARIANT_BIT)
+    if outside.any():
+        row = int(outside.nonzero()[0])
+        raise ValueError(
+            f"sample_ids must be in 0 to 2**{VARIANT_BIT} - 1, got {int(sample_ids[row])} "
+            f"in row {row}"
+        )
     if images.is_inference():
         images = images.clone()  # made under inference_mode, it could not be differentiated at
     return Rows(

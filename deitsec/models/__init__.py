@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from deitsec.models.checkpoint_error import CheckpointError
     from deitsec.models.classifier import HEADS, Classifier
     from deitsec.models.deit import deit_micro
+    from deitsec.models.eot import EOT
     from deitsec.models.model_card import ModelCard
     from deitsec.models.networks import (
         logistic_regression,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from deitsec.models.zoo import build_own, list_models, load_model
 
 __all__ = [
+    "EOT",
     "HEADS",
     "CheckpointError",
     "Classifier",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from deitsec.attacks import Attack, parse_spec
 from deitsec.attacks.attack import check_budget
+from deitsec.attacks.registry import attack_class
 from deitsec.data import DataSource
 
 # what the field uses on such images: Madry et al. (arXiv:1706.06083) on MNIST and CIFAR-10; for the
@@ -75,4 +76,10 @@ def parse_attacks(attacks: Sequence[str | Attack], *, eps: float) -> tuple[Attac
         ValueError: a spec that is not understood, or an eps out of range.
     """
     check_budget("eps", eps)
-    return tuple(parse_spec(item, eps=eps) if isinstance(item, str) else item for item in attacks)
+    return tuple(_attack(item, eps) if isinstance(item, str) else item for item in attacks)
+
+
+def _attack(spec: str, eps: float) -> Attack:
+    """An attack of a spec; a radius in L-infinity means nothing to one in another norm."""
+    norm = attack_class(spec.partition(":")[0].strip()).traits.norm
+    return parse_spec(spec, eps=eps) if norm == "linf" else parse_spec(spec)

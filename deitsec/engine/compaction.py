@@ -1,0 +1,80 @@
+"""Rows that are done leave, and those that are left close up into fewer and smaller batches."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from deitsec.engine.batch import Batch
+from deitsec.engine.ladder import Ladder
+from deitsec.engine.outcome import Outcome
+from deitsec.engine.row_batch import join_rows, slice_rows, take_rows
+
+
+class Compaction:
+    """Watches how many rows are left, and repacks where that is worth it.
+
+    On a GPU the count is copied while the next steps run and read when it has arrived, so it may be
+    that of the round before; rows never come back, so it is at most too high.
+
+    Args:
+        ladder: the sizes that batches may have.
+        outcome: where rows go that are done.
+        rows: rows of the wave.
+        device: where they are.
+    """
+
+    def __init__(self, ladder: Ladder, outcome: Outcome, rows: int, device: torch.device) -> None:
+        self.ladder = ladder
+        self.outcome = outcome
+        self.fallen = torch.zeros(rows, dtype=torch.int32, device=device)
+        self._arriving: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def pack(self, batches: list[Batch]) -> list[Batch]:
+        """The batches to go on with."""
+        for batch in batches:
+            self.fallen.index_add_(0, batch.rows, (batch.kept.confirmed & batch.real).int())
+        active = [batch.real & ~batch.kept.confirmed & (self.fallen[batch.rows] == 0)
+                  for batch in batches]
+        left = self._count(active)
+        if left is None or not self.ladder.worth(left, sum(map(len, batches))):
+            return batches
+        self._arriving = None
+        going: list[Batch] = []
+        for batch, stays in zip(batches, active, strict=True):
+            self.outcome.settle(batch, (batch.real & ~stays).nonzero()[:, 0])
+            going.append(take_rows(batch, stays.nonzero()[:, 0]))
+        return repack(join_rows(going), self.ladder)
+
+    def _count(self, active: Sequence[Tensor]) -> int | None:
+        """How many rows are left, as far as it is known without waiting."""
+        total = torch.stack([stays.sum() for stays in active]).sum()
+        if total.device.type != "cuda":
+            return int(total)
+        known = None
+        if self._arriving is not None:
+            count, arrived = self._arriving
+            if not arrived.query():
+                return None
+            known = int(count)
+        count = torch.empty((), dtype=total.dtype, pin_memory=True)
+        count.copy_(total, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record(torch.cuda.current_stream(total.device))
+        self._arriving = (count, arrived)
+        return known
+
+
+def repack(pool: Batch, ladder: Ladder) -> list[Batch]:
+    """The rows of a batch in as few slots as the ladder allows; missing rows are filled up."""
+    batches: list[Batch] = []
+    start = 0
+    for rows, size in ladder.pack(len(pool)):
+        batch = slice_rows(pool, start, start + rows)
+        if size > rows:
+            place = torch.arange(size, device=pool.rows.device)
+            batch = take_rows(batch, place % rows)
+            batch.real = place < rows
+        batches.append(batch)
+        start += rows
+    return batches

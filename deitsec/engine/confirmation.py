@@ -1,0 +1,122 @@
+"""A success counts only when the exact model confirms it, after rounding where that was asked."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from deitsec import ops
+from deitsec.engine.batch import Batch
+from deitsec.engine.exact import ExactModel
+from deitsec.engine.kept import Kept
+from deitsec.engine.row_batch import join_rows, take_rows
+
+# claims are gathered until they are this share of the rows: a forward pass for a few costs as much
+_GATHER = 1 / 8
+
+
+class Confirmation:
+    """Asks the exact model about successes that were found by another, or before rounding.
+
+    Args:
+        exact: what decides.
+        levels: largest change of a grey level that rounding to 8 bits may leave; None does not
+            round.
+        first: whether a row keeps its first success.
+    """
+
+    def __init__(self, exact: ExactModel, *, levels: int | None, first: bool) -> None:
+        self.exact = exact
+        self.levels = levels
+        self.first = first
+
+    def confirm(self, batches: Sequence[Batch]) -> None:
+        """Ask about the claims of the batches, if they are many enough; the refuted go on."""
+        claims = [(b.kept.success & ~b.kept.confirmed & b.real).nonzero()[:, 0] for b in batches]
+        if sum(map(len, claims)) <= _GATHER * sum(map(len, batches)):
+            return
+        asked = [(b, index) for b, index in zip(batches, claims, strict=True) if len(index)]
+        pool = join_rows([take_rows(batch, index) for batch, index in asked])
+        found = self._look(pool, pool.kept.adv)
+        start = 0
+        for batch, index in asked:
+            part = torch.arange(start, start + len(index), device=index.device)
+            _merge(batch.kept, index, take_rows(found, part))
+            start += len(index)
+
+    def settle(self, batch: Batch) -> Batch:
+        """The rows that are not confirmed yet at the end, judged by the exact model.
+
+        The last iterate is looked at, and what was kept where that is another image and may be
+        better. What comes back holds these rows alone, and says for each what the exact model says.
+        """
+        rows = take_rows(batch, (batch.real & ~batch.kept.confirmed).nonzero()[:, 0])
+        if len(rows) == 0:
+            return rows
+        claimed = rows.kept.success
+        found = self._look(rows, rows.state.x)
+        again = claimed & ~found.success
+        if not self.first:
+            again = (rows.kept.adv != rows.state.x).flatten(1).any(1)
+        index = again.nonzero()[:, 0]
+        if len(index):
+            part = take_rows(rows, index)
+            other = self._look(part, part.kept.adv)
+            counted = claimed[index]
+            found.rechecks[index] += 1
+            found.claims[index] += counted.long()
+            found.refuted[index] += (counted & ~other.success).long()
+            here = found.success[index]
+            better = (other.success & ~here) | (
+                (other.success == here) & (other.score > found.score[index])
+            )
+            chosen = index[better]
+            taken = take_rows(other, better.nonzero()[:, 0])
+            assert found.logits is not None
+            assert taken.logits is not None
+            found.adv[chosen] = taken.adv
+            found.logits[chosen] = taken.logits
+            found.success[chosen], found.score[chosen] = taken.success, taken.score
+        found.claims += rows.kept.claims
+        found.refuted += rows.kept.refuted
+        found.rechecks += rows.kept.rechecks + 1
+        found.finite, found.driven = rows.kept.finite, rows.kept.driven
+        steps = torch.where(rows.kept.steps >= 0, rows.kept.steps, rows.kept.clock)
+        found.steps = torch.where(found.success, steps, -1)
+        found.confirmed = found.success
+        rows.kept = found
+        return rows
+
+    def rounded(self, batch: Batch, x: Tensor) -> Tensor:
+        """The images as a file of 8-bit levels would hold them, if that was asked."""
+        if self.levels is None:
+            return x
+        clean = (batch.problem.x * 255).round().to(torch.uint8)
+        return ops.quantize_uint8(x, clean, self.levels).to(x.dtype) / 255
+
+    def _look(self, batch: Batch, x: Tensor) -> Kept:
+        """What is to be kept of images `x`, one for each row of the batch, by the exact model."""
+        image = self.rounded(batch, x)
+        logits = self.exact(image, batch.problem.sample_ids)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss, _, predicted = ops.classification_loss(wide, batch.goal.y)
+        kept = Kept.nothing(batch.problem.x)
+        kept.clock = batch.kept.clock
+        kept.offer(image, wide, loss, predicted, batch.goal, first=True)
+        return kept
+
+
+def _merge(kept: Kept, index: Tensor, found: Kept) -> None:
+    """Write down what the exact model said of the claims at `index`."""
+    yes = found.success
+    assert kept.logits is not None
+    assert found.logits is not None
+    kept.adv[index] = found.adv
+    kept.logits[index] = found.logits
+    kept.success[index], kept.confirmed[index] = yes, yes
+    # a refuted image must not stand in the way of the next claim
+    kept.score[index] = torch.where(yes, found.score, -torch.inf)
+    kept.steps[index] = torch.where(yes, kept.steps[index], -1)
+    kept.claims[index] += 1
+    kept.refuted[index] += (~yes).long()
+    kept.rechecks[index] += 1

@@ -1,0 +1,73 @@
+"""The model as the steps of an attack ask it: in the precision and form that was prepared."""
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from deitsec.engine.checked_model import CheckedModel
+
+Setting = Callable[[], AbstractContextManager[object]]
+
+
+class Driver:
+    """Forward passes and input gradients.
+
+    Args:
+        model: what is asked.
+        scaled: whether gradients pass through half precision, and are scaled row by row so that
+            those of a confident row do not vanish.
+        memory_format: layout that the images take.
+        settings: what is in force while the model is asked, forward and backward.
+    """
+
+    def __init__(
+        self,
+        model: CheckedModel,
+        *,
+        scaled: bool = False,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        settings: tuple[Setting, ...] = (),
+    ) -> None:
+        self.model = model
+        self.scaled = scaled
+        self.memory_format = memory_format
+        self.settings = settings
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, K) logits at `x`, in the precision of the model."""
+        with self._in_force():
+            return self.model(x.contiguous(memory_format=self.memory_format))
+
+    @staticmethod
+    def widened(logits: Tensor) -> Tensor:
+        """Logits of half precision in fp32, so that the loss at least loses nothing."""
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def backward(self, output: Tensor, leaf: Tensor, dlogits: Tensor) -> Tensor:
+        """Gradient of the rows' own losses in `leaf`, contiguous, in its dtype.
+
+        Args:
+            output: (B, K) what the model gave for `leaf`.
+            leaf: (B, C, H, W) images that require a gradient.
+            dlogits: (B, K) gradient in the logits, at least fp32.
+        """
+        with self._in_force():
+            if not self.scaled:
+                (grad,) = torch.autograd.grad(output, leaf, dlogits.to(output.dtype))
+                return grad.contiguous()  # a channels_last model gives its own layout back
+            # a power of two: nothing is rounded by it
+            largest = dlogits.abs().amax(1, keepdim=True)
+            exponent = torch.frexp(torch.where(largest > 0, largest, 1.0)).exponent
+            scaled = torch.ldexp(dlogits, -exponent).to(output.dtype)
+            (grad,) = torch.autograd.grad(output, leaf, scaled)
+            return torch.ldexp(grad.contiguous(), exponent[:, :, None, None])
+
+    @contextlib.contextmanager
+    def _in_force(self):
+        with contextlib.ExitStack() as stack:
+            for setting in self.settings:
+                stack.enter_context(setting())
+            yield

@@ -1,0 +1,99 @@
+"""What is kept of each row while an attack runs: the best image so far, and what became of it."""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from deitsec import ops
+from deitsec.engine.goal import Goal
+from deitsec.types import shared
+
+Stop = Literal["first_success", "never"]
+
+
+@dataclass(kw_only=True, slots=True)
+class Kept:
+    """Best iterate of each row, from the logits of the attack's own forward passes.
+
+    Attributes:
+        adv: (B, C, H, W); the clean image until an iterate was offered.
+        logits: (B, K) fp32 at `adv`, or None until the first offer.
+        success: (B,) bool, the goal is reached at `adv` by these logits.
+        confirmed: (B,) bool, and by the exact model too.
+        score: (B,) loss at `adv`, negated where the loss is descended; -inf until the first offer.
+        steps: (B,) int64 gradient steps until the first success; -1 where there was none.
+        finite: (B,) bool, no gradient or loss was NaN or inf.
+        driven: (B,) bool, some gradient was not 0.
+        claims: (B,) int64 successes that the exact model was asked about.
+        refuted: (B,) int64 those that it did not confirm.
+        rechecks: (B,) int64 forward passes of the exact model beside the attack's own.
+        clock: () int64 gradient steps taken by all rows.
+    """
+
+    adv: Tensor
+    logits: Tensor | None
+    success: Tensor
+    confirmed: Tensor
+    score: Tensor
+    steps: Tensor
+    finite: Tensor
+    driven: Tensor
+    claims: Tensor
+    refuted: Tensor
+    rechecks: Tensor
+    clock: Tensor = shared()
+
+    @classmethod
+    def nothing(cls, x: Tensor) -> Self:
+        """What is kept of the clean images `x` before the first step."""
+        rows = x.shape[0]
+        count = torch.zeros(rows, dtype=torch.int64, device=x.device)
+        no = torch.zeros(rows, dtype=torch.bool, device=x.device)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return cls(
+            adv=x.clone(),
+            logits=None,
+            success=no.clone(),
+            confirmed=no.clone(),
+            score=torch.full((rows,), -torch.inf, device=x.device, dtype=wide),
+            steps=count - 1,
+            finite=~no,
+            driven=no,
+            claims=count,
+            refuted=count.clone(),
+            rechecks=count.clone(),
+            clock=torch.zeros((), dtype=torch.int64, device=x.device),
+        )
+
+    def offer(
+        self, x: Tensor, logits: Tensor, loss: Tensor, predicted: Tensor, goal: Goal, *, first: bool
+    ) -> None:
+        """Take over the rows of `x` that are better than what is kept, in place.
+
+        Args:
+            x: (B, C, H, W) the iterate.
+            logits: (B, K) at x.
+            loss: (B,) loss at the goal's class.
+            predicted: (B,) int64.
+            goal: what is aimed at.
+            first: whether the first success is kept, and not the one of highest loss.
+        """
+        sane = loss.isfinite()
+        score = torch.where(sane, -loss if goal.targeted else loss, torch.nan)
+        success = goal.reached(logits, predicted).logical_and_(sane)
+        torch.where(success & (self.steps < 0), self.clock, self.steps, out=self.steps)
+        better = ops.track_best_(
+            self.adv, self.success, self.score, x, success, score.to(self.score.dtype), first
+        )
+        wide = logits.to(self.score.dtype)
+        if self.logits is None:
+            self.logits = wide.clone()
+        else:
+            torch.where(better[:, None], wide, self.logits, out=self.logits)
+
+    @property
+    def untouched(self) -> Tensor:
+        """(B,) bool: rows of which no iterate could be kept; `adv` is the clean image there."""
+        return self.score == -torch.inf

@@ -1,0 +1,68 @@
+"""What a wave of rows came to, gathered as its rows retire."""
+
+import torch
+from torch import Tensor
+
+from deitsec.engine.batch import Batch
+from deitsec.engine.kept import Kept
+from deitsec.engine.row_batch import take_rows
+
+
+class Outcome:
+    """The best try of each row so far.
+
+    Args:
+        x: (N, C, H, W) clean images of the wave.
+
+    Attributes:
+        adv, logits, success, score, steps, finite, driven, claims, refuted: as in `Kept`, (N, ...).
+        forwards, backwards: (N,) int64, all tries of a row together.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        rows, device = x.shape[0], x.device
+
+        def count(value: int = 0) -> Tensor:
+            return torch.full((rows,), value, dtype=torch.int64, device=device)
+
+        wide = torch.promote_types(x.dtype, torch.float32)
+        self.adv = x.clone()
+        self.logits: Tensor | None = None
+        self.success = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.score = torch.full((rows,), -torch.inf, dtype=wide, device=device)
+        self.steps = count(-1)
+        self.finite = torch.ones(rows, dtype=torch.bool, device=device)
+        self.driven = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.claims, self.refuted = count(), count()
+        self.forwards, self.backwards = count(), count()
+
+    def settle(self, batch: Batch, index: Tensor) -> None:
+        """Take the rows of a batch at `index` (R,) as they are; they are not heard of again."""
+        if index.shape[0] == 0:
+            return
+        kept, rows = take_rows(batch.kept, index), batch.rows[index]
+        variants = batch.variants[index]
+        self.forwards.index_add_(0, rows, kept.rechecks + batch.forwards)
+        self.backwards.index_add_(0, rows, torch.full_like(rows, batch.backwards))
+        self.claims.index_add_(0, rows, kept.claims)
+        self.refuted.index_add_(0, rows, kept.refuted)
+        if kept.logits is not None and self.logits is None:
+            shape = (self.success.shape[0], kept.logits.shape[1])
+            self.logits = kept.logits.new_zeros(shape)
+        for variant in variants.unique().tolist():  # each row comes once in a variant
+            ours = (variants == variant).nonzero()[:, 0]
+            self._compare(rows[ours], take_rows(kept, ours))
+
+    def _compare(self, rows: Tensor, kept: Kept) -> None:
+        success, score = self.success[rows], self.score[rows]
+        higher = (kept.success == success) & (kept.score > score)
+        better = ((kept.success & ~success) | higher).nonzero()[:, 0]
+        chosen, found = rows[better], take_rows(kept, better)
+        self.adv[chosen] = found.adv
+        if self.logits is not None and found.logits is not None:
+            self.logits[chosen] = found.logits
+        self.success[chosen] = found.success
+        self.score[chosen] = found.score
+        self.steps[chosen] = found.steps
+        self.finite[rows] &= kept.finite
+        self.driven[rows] |= kept.driven

@@ -1,0 +1,37 @@
+"""What precision means to PyTorch's switches, set for the length of a block."""
+
+import contextlib
+from collections.abc import Generator
+from typing import Literal
+
+import torch
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def full_fp32() -> contextlib.AbstractContextManager[None]:
+    """fp32 matrix products and convolutions are fp32, whatever the caller allows elsewhere."""
+    return _fp32_means("ieee")
+
+
+def tf32() -> contextlib.AbstractContextManager[None]:
+    """fp32 matrix products and convolutions may use TF32: 10 bits of mantissa instead of 23."""
+    return _fp32_means("tf32")
+
+
+@contextlib.contextmanager
+def _fp32_means(meaning: str) -> Generator[None]:
+    if not torch.cuda.is_available():
+        yield
+        return
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = meaning
+        yield
+    finally:
+        for switch, old in zip(switches, before, strict=True):
+            switch.fp32_precision = old

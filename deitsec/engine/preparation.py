@@ -1,0 +1,293 @@
+"""Makes the model fast: precision, layout, attention and compilation, with a reason for each."""
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from deitsec.engine.attention import BACKENDS, attention_by, attention_of
+from deitsec.engine.checked_model import CheckedModel
+from deitsec.engine.driver import Driver, Setting
+from deitsec.engine.precision import HALVES, Precision, full_fp32, tf32
+from deitsec.engine.timing import Remembered, fastest, model_key
+from deitsec.engine.twin import Twin
+
+Compile = bool | Literal["max-autotune"]
+
+_DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+_LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+# every batch size of a ladder is one variant of the compiled model, for every image shape
+_VARIANTS = 64
+_UNMEASURED = "nothing is measured for few images, nor in deterministic mode"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wishes:
+    """What was asked for, as `Engine` takes it.
+
+    Attributes:
+        precision, channels_last: as there.
+        measure: whether time may be spent on finding out what is faster.
+    """
+
+    precision: Precision
+    channels_last: bool | Literal["auto"]
+    measure: bool
+
+
+@dataclass(kw_only=True, slots=True)
+class Prepared:
+    """A model ready to drive attacks.
+
+    Attributes:
+        ask: images to logits.
+        scaled: as in `Driver`.
+        memory_format: as in `Driver`.
+        settings: as in `Driver`.
+        twin: the copy that is asked, or None where it is the caller's model.
+        compiled: whether it was compiled.
+        reduced: whether its logits are of less than fp32.
+        decisions: what was decided, and why, by subject.
+    """
+
+    ask: Callable[[Tensor], Tensor]
+    scaled: bool = False
+    memory_format: torch.memory_format = torch.contiguous_format
+    settings: tuple[Setting, ...] = ()
+    twin: Twin | None = None
+    compiled: bool = False
+    reduced: bool = False
+    decisions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def same_model(self) -> bool:
+        """Whether the logits are, to the bit, those of the caller's model."""
+        return self.twin is None and not self.compiled and not self.reduced
+
+    def driver(self, labels: Tensor) -> Driver:
+        """What the steps ask, for rows of these labels."""
+        return Driver(
+            CheckedModel(self.ask, labels),
+            scaled=self.scaled,
+            memory_format=self.memory_format,
+            settings=self.settings,
+        )
+
+    def step(self, x: Tensor) -> Tensor:
+        """One forward pass and input gradient, as a step makes them."""
+        driver = self.driver(torch.zeros(1, dtype=torch.int64))
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            output = driver(leaf)
+        return driver.backward(output, leaf, torch.ones_like(driver.widened(output)))
+
+
+def prepare(model: nn.Module, wishes: Wishes, x: Tensor) -> Prepared:
+    """Choose precision, layout and attention by trying them on a few images.
+
+    Args:
+        model: in eval mode, with frozen parameters.
+        wishes: what was asked for.
+        x: (B, C, H, W) some of the images to come.
+    """
+    prepared = _in_precision(model, wishes, x)
+    _lay_out(prepared, model, wishes, x)
+    _choose_attention(prepared, model, wishes, x)
+    return prepared
+
+
+def _in_precision(model: nn.Module, wishes: Wishes, x: Tensor) -> Prepared:
+    weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
+    name = _DTYPE_NAMES.get(weights, str(weights).removeprefix("torch."))
+    plain = Prepared(ask=model, settings=(full_fp32,))
+    asked = wishes.precision
+    if asked == "fp32" or (asked in HALVES and weights is HALVES[asked]):
+        why = "fp32" if weights is torch.float32 else f"{name}, as the model's weights are"
+        plain.decisions["precision"] = why
+    elif asked == "tf32" and x.device.type != "cuda":
+        _instead(plain, "precision", "fp32", f"tf32 was asked for, but a {x.device.type} has none")
+    elif asked == "tf32":
+        plain.settings, plain.reduced = (tf32,), True
+        plain.decisions["precision"] = "tf32; successes are confirmed in fp32"
+    elif weights is not torch.float32:
+        _instead(plain, "precision", name, f"{asked} was asked for, but the weights are {name}")
+    else:
+        return _halved(model, wishes, x, plain)
+    return plain
+
+
+def _halved(model: nn.Module, wishes: Wishes, x: Tensor, plain: Prepared) -> Prepared:
+    """The model in half precision, by the first way that works."""
+    asked = wishes.precision
+    dtype = HALVES[asked]
+    finite = bool(plain.step(x).isfinite().all())
+    reasons: list[str] = []
+    for how, prepared in _half_ways(model, dtype, x.device, reasons):
+        try:
+            gradient = prepared.step(x)
+        except (RuntimeError, ValueError, TypeError) as error:
+            reasons.append(f"{how}: {_first_line(error)}")
+            continue
+        if finite and not gradient.isfinite().all():
+            reasons.append(f"{how}: its gradients are not finite, where those of fp32 are")
+            continue
+        prepared.decisions["precision"] = f"{asked} ({how}); successes are confirmed in fp32"
+        return prepared
+    _instead(plain, "precision", "fp32", f"{asked} was asked for, but {'; '.join(reasons)}")
+    return plain
+
+
+def _half_ways(
+    model: nn.Module, dtype: torch.dtype, device: torch.device, reasons: list[str]
+) -> Iterator[tuple[str, Prepared]]:
+    for how, narrow in (("a copy of the weights", False), ("a copy, narrow images", True)):
+        try:
+            twin = Twin(model, dtype=dtype, narrow=narrow)
+        except Exception as error:  # deepcopy runs the model's own code
+            reasons.append(f"it cannot be copied: {_first_line(error)}")
+            break
+        yield how, Prepared(ask=twin, twin=twin, scaled=True, reduced=True)
+    casting = functools.partial(torch.autocast, device.type, dtype=dtype)
+    yield "autocast", Prepared(ask=model, settings=(casting,), scaled=True, reduced=True)
+
+
+def _lay_out(prepared: Prepared, model: nn.Module, wishes: Wishes, x: Tensor) -> None:
+    """channels_last where it was asked for, or where it is faster."""
+    wish = wishes.channels_last
+    if wish == "auto" and not wishes.measure:
+        prepared.decisions["channels_last"] = f"off: {_UNMEASURED}"
+    elif wish == "auto" and not _convolves(model):
+        prepared.decisions["channels_last"] = "off: no convolution of more than 4 channels"
+    elif wish == "auto":
+        key = model_key(model, "layout", prepared.decisions["precision"], tuple(x.shape[1:]))
+        choice = Remembered().get(key)
+        if choice in _LAYOUTS:
+            prepared.decisions["channels_last"] = f"{_on(choice)}: measured before on this machine"
+        else:
+            ways = {
+                name: functools.partial(_in_layout(prepared, model, name).step, x)
+                for name in _LAYOUTS
+            }
+            choice, seconds = fastest(ways, x.device)
+            Remembered().put(key, choice)
+            figures = ", ".join(f"{n} {1e3 * t:.2f} ms" for n, t in seconds.items())
+            prepared.decisions["channels_last"] = f"{_on(choice)}: {figures} for {len(x)} images"
+        _adopt(prepared, model, choice)
+    else:
+        prepared.decisions["channels_last"] = "on: as asked" if wish else "off: as asked"
+        _adopt(prepared, model, "channels_last" if wish else "contiguous")
+
+
+def _on(layout: str) -> str:
+    return "on" if layout == "channels_last" else "off"
+
+
+def _adopt(prepared: Prepared, model: nn.Module, layout: str) -> None:
+    if layout == "channels_last":
+        other = _in_layout(prepared, model, layout)
+        prepared.ask, prepared.twin = other.ask, other.twin
+        prepared.memory_format = other.memory_format
+
+
+def _in_layout(prepared: Prepared, model: nn.Module, layout: str) -> Prepared:
+    if layout == "contiguous":
+        return prepared
+    dtype, narrow = None, False
+    if prepared.twin is not None:
+        dtype = next(p.dtype for p in prepared.twin.parameters() if p.is_floating_point())
+        narrow = prepared.twin.narrow is not None
+    memory_format = _LAYOUTS[layout]
+    twin = Twin(model, dtype=dtype, memory_format=memory_format, narrow=narrow)
+    return Prepared(
+        ask=twin,
+        twin=twin,
+        scaled=prepared.scaled,
+        reduced=prepared.reduced,
+        settings=prepared.settings,
+        memory_format=memory_format,
+    )
+
+
+def _convolves(model: nn.Module) -> bool:
+    """Whether a layout could matter: a patch embedding of 3 channels alone does not count."""
+    return any(isinstance(m, nn.Conv2d) and m.in_channels > 4 for m in model.modules())
+
+
+def _choose_attention(prepared: Prepared, model: nn.Module, wishes: Wishes, x: Tensor) -> None:
+    if not wishes.measure:
+        prepared.decisions["attention"] = f"PyTorch's choice: {_UNMEASURED}"
+        return
+    try:
+        with torch.no_grad():
+            found = attention_of(lambda: prepared.driver(torch.zeros(1, dtype=torch.int64))(x))
+    except RuntimeError as error:
+        prepared.decisions["attention"] = f"PyTorch's choice: {_first_line(error)}"
+        return
+    if found is None:
+        prepared.decisions["attention"] = "none: the model calls no scaled_dot_product_attention"
+        return
+    name, shape = found
+    key = model_key(model, "attention", prepared.decisions["precision"], shape)
+    choice = Remembered().get(key)
+    if choice in BACKENDS:
+        why = "measured before on this machine"
+    else:
+        names = [name, *(n for n in BACKENDS if n != name and _exists(n, x.device))]
+        ways = {n: functools.partial(_with(prepared, n).step, x) for n in names}
+        choice, seconds = fastest(ways, x.device)
+        Remembered().put(key, choice)
+        why = ", ".join(f"{n} {1e3 * t:.2f} ms" for n, t in seconds.items())
+    prepared.decisions["attention"] = f"{choice} for {shape}: {why}"
+    if choice != name:
+        prepared.settings = (*prepared.settings, attention_by(choice))
+
+
+def _exists(name: str, device: torch.device) -> bool:
+    return device.type == "cuda" or name in ("flash", "math")
+
+
+def _with(prepared: Prepared, attention: str) -> Prepared:
+    return Prepared(
+        ask=prepared.ask,
+        scaled=prepared.scaled,
+        memory_format=prepared.memory_format,
+        settings=(*prepared.settings, attention_by(attention)),
+    )
+
+
+def compile_model(prepared: Prepared, wish: Compile, x: Tensor) -> None:
+    """Compile the prepared model for batches of the shape of `x`, or say why not.
+
+    Its parameters are frozen by now: the compiled backward pass knows of no weight gradient.
+    """
+    if not wish:
+        prepared.decisions["compile"] = "off"
+        return
+    eager = prepared.ask
+    mode = "max-autotune-no-cudagraphs" if wish == "max-autotune" else None
+    variants = functools.partial(torch._dynamo.config.patch, recompile_limit=_VARIANTS)  # pyright: ignore
+    prepared.ask = torch.compile(eager, dynamic=False, mode=mode)
+    prepared.settings = (*prepared.settings, variants)
+    try:
+        prepared.step(x)
+    except Exception as error:  # the compiler's own errors have no common class
+        prepared.ask, prepared.settings = eager, prepared.settings[:-1]
+        _instead(prepared, "compile", "off", f"it was asked for, but {_first_line(error)}")
+        return
+    prepared.compiled = True
+    prepared.decisions["compile"] = "on" if mode is None else f"on: {mode}"
+
+
+def _instead(prepared: Prepared, subject: str, done: str, why: str) -> None:
+    """Write down and say once what was done instead of what was asked for."""
+    prepared.decisions[subject] = f"{done}: {why}"
+    warnings.warn(f"{subject}: {why}; {done} it is", stacklevel=6)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
