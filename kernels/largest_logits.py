@@ -11,14 +11,23 @@ four, and the lanes are merged at the end. A NaN stands before every number, as 
 import triton
 import triton.language as tl
 
-from .softmax_row import first_max
+from .softmax_row import first_max, load_at
 
 
 @triton.jit
-def take_largest(x, column):
-    """Index of the largest value of each row, and the tile without it."""
-    _, best = first_max(x, column)
-    return best, tl.where(column == best[:, None], float("-inf"), x)
+def take_largest(start, real, x, column):
+    """Index and value of the largest logit of each row, and the tile without it."""
+    best, value = _find(start, real, x, column)
+    return best, value, tl.where(column == best[:, None], float("-inf"), x)
+
+
+@triton.jit
+def _find(start, real, values, index):
+    peak, best = first_max(values, index)
+    best = tl.where(real, best, -1)
+    value = load_at(start, best)
+    # nothing but -inf is left, and the index may be that of a logit which was taken
+    return best, tl.where((peak == float("-inf")) & (value == value), float("-inf"), value)
 
 
 @triton.jit
@@ -40,11 +49,11 @@ def insert(v1, v2, v3, v4, i1, i2, i3, i4, x, column):
 
 
 @triton.jit
-def merge_lanes(v1, v2, v3, v4, i1, i2, i3, i4):
-    """Index of the largest value of each row, and the lanes without it."""
-    _, best = first_max(v1, i1)
+def merge_lanes(start, v1, v2, v3, v4, i1, i2, i3, i4):
+    """Index and value of the largest logit of each row, and the lanes without it."""
+    best, value = _find(start, tl.max(i1, 1) >= 0, v1, i1)
     won = i1 == best[:, None]
     v1, i1 = tl.where(won, v2, v1), tl.where(won, i2, i1)
     v2, i2 = tl.where(won, v3, v2), tl.where(won, i3, i2)
     v3, i3 = tl.where(won, v4, v3), tl.where(won, i4, i3)
-    return best, v1, v2, v3, tl.where(won, float("-inf"), v4), i1, i2, i3, i4
+    return best, value, v1, v2, v3, tl.where(won, float("-inf"), v4), i1, i2, i3, i4

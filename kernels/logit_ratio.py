@@ -20,12 +20,14 @@ _EPSILON = tl.constexpr(1e-12)
 
 
 @triton.jit
-def _rise(row, targets, label, first, second, num_classes: tl.constexpr, real):
-    """The class whose logit is to rise: the target, or the largest but the label."""
+def _rise(start, row, targets, label, first, z1, second, z2, num_classes: tl.constexpr, real):
+    """The class whose logit is to rise, and that: the target's, or the largest but the label's."""
     if targets is None:
-        return tl.where(first == label, second, first)
+        right = first == label
+        return tl.where(right, second, first), tl.where(right, z2, z1)
     else:
-        return load_labels(targets + row, num_classes, real)
+        target = load_labels(targets + row, num_classes, real)
+        return target, load_at(start, target)
 
 
 @triton.jit
@@ -33,24 +35,23 @@ def _shared(index, up, down, with_up, with_down, alone, spread):
     """The gradient at a logit of the denominator, which may stand in the numerator too."""
     both = tl.where(index == down, -with_down, with_up)
     both = tl.div_rn(both, spread)
-    return tl.div_rn(tl.where((index == down) | (index == up), both, alone), spread)
+    entry = tl.div_rn(tl.where((index == down) | (index == up), both, alone), spread)
+    # fewer logits above -inf than the ratio needs: inf / inf
+    return tl.where(spread == float("inf"), 0.0, entry)
 
 
 @triton.jit
-def _row_loss(start, label, up, first, third, fourth, num_low: tl.constexpr):
+def _row_loss(label, up, first, third, fourth, z_down, z_up, z1, z3, z4, num_low: tl.constexpr):
     """The loss, and the gradient at up, first, third and fourth; at the label it is -up's."""
-    z_up, z_down = load_at(start, up), load_at(start, label)
     difference = z_up - z_down
     if num_low == 0:
         at_up = tl.full(difference.shape, 1.0, tl.float32)
         return difference, at_up, at_up, at_up, at_up
     else:
         share: tl.constexpr = 1.0 / num_low
-        z1, z3 = load_at(start, first), load_at(start, third)
         drop3, up3, down3 = z1 - z3, z_up - z3, z_down - z3
         drop4, up4, down4 = 0.0, 0.0, 0.0
         if num_low == 2:
-            z4 = load_at(start, fourth)
             drop4, up4, down4 = z1 - z4, z_up - z4, z_down - z4
         spread = (drop3 + drop4) * share + _EPSILON
         loss = tl.div_rn(difference, spread)
@@ -114,20 +115,19 @@ def _logit_ratio_kernel(
     x = tl.load(logits + offsets, mask=inside, other=float("-inf")).to(tl.float32)
     label = load_labels(labels + row, num_classes, real)
 
-    first, x = take_largest(x, column)
-    second, x = take_largest(x, column)
-    first = tl.where(real, first, -1)
-    up = _rise(row, targets, label, first, second, num_classes, real)
-    up = tl.where(real, up, -1)
-    third, fourth = first, first
+    start = logits + row * num_classes
+    first, z1, x = take_largest(start, real, x, column)
+    second, z2, x = take_largest(start, real, x, column)
+    third, fourth, z3, z4 = first, first, z1, z1
     if num_low >= 1:
-        third, x = take_largest(x, column)
-        third = tl.where(real, third, -1)
+        third, z3, x = take_largest(start, real, x, column)
     if num_low == 2:
-        fourth, x = take_largest(x, column)
-        fourth = tl.where(real, fourth, -1)
+        fourth, z4, x = take_largest(start, real, x, column)
+
+    up, z_up = _rise(start, row, targets, label, first, z1, second, z2, num_classes, real)
+    z_down = load_at(start, label)
     value, at_up, at_first, at_third, at_fourth = _row_loss(
-        logits + row * num_classes, label, up, first, third, fourth, num_low
+        label, up, first, third, fourth, z_down, z_up, z1, z3, z4, num_low
     )
     tl.store(loss + row, value, mask=real)
     tl.store(predicted + row, first.to(tl.int64), mask=real)
@@ -150,7 +150,8 @@ def _logit_ratio_chunked_kernel(
     block: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)
-    start = (row * num_classes)[:, None]
+    start = logits + row * num_classes
+    offset = (row * num_classes)[:, None]
     lane = tl.arange(0, block)[None, :]
     label = load_labels(labels + row, num_classes, row >= 0)
 
@@ -159,17 +160,18 @@ def _logit_ratio_chunked_kernel(
     i1, i2, i3, i4 = lane, lane, lane, lane
     for begin in range(0, num_classes, block):
         column = begin + lane
-        x = tl.load(logits + start + column, mask=column < num_classes, other=float("-inf"))
+        x = tl.load(logits + offset + column, mask=column < num_classes, other=float("-inf"))
         x = x.to(tl.float32)
         v1, v2, v3, v4, i1, i2, i3, i4 = insert(v1, v2, v3, v4, i1, i2, i3, i4, x, column)
-    first, v1, v2, v3, v4, i1, i2, i3, i4 = merge_lanes(v1, v2, v3, v4, i1, i2, i3, i4)
-    second, v1, v2, v3, v4, i1, i2, i3, i4 = merge_lanes(v1, v2, v3, v4, i1, i2, i3, i4)
-    third, v1, v2, v3, v4, i1, i2, i3, i4 = merge_lanes(v1, v2, v3, v4, i1, i2, i3, i4)
-    fourth, v1, v2, v3, v4, i1, i2, i3, i4 = merge_lanes(v1, v2, v3, v4, i1, i2, i3, i4)
+    first, z1, v1, v2, v3, v4, i1, i2, i3, i4 = merge_lanes(start, v1, v2, v3, v4, i1, i2, i3, i4)
+    second, z2, v1, v2, v3, v4, i1, i2, i3, i4 = merge_lanes(start, v1, v2, v3, v4, i1, i2, i3, i4)
+    third, z3, v1, v2, v3, v4, i1, i2, i3, i4 = merge_lanes(start, v1, v2, v3, v4, i1, i2, i3, i4)
+    fourth, z4, v1, v2, v3, v4, i1, i2, i3, i4 = merge_lanes(start, v1, v2, v3, v4, i1, i2, i3, i4)
 
-    up = _rise(row, targets, label, first, second, num_classes, row >= 0)
+    up, z_up = _rise(start, row, targets, label, first, z1, second, z2, num_classes, row >= 0)
+    z_down = load_at(start, label)
     value, at_up, at_first, at_third, at_fourth = _row_loss(
-        logits + row * num_classes, label, up, first, third, fourth, num_low
+        label, up, first, third, fourth, z_down, z_up, z1, z3, z4, num_low
     )
     tl.store(loss + row, value)
     tl.store(predicted + row, first.to(tl.int64))
@@ -178,7 +180,7 @@ def _logit_ratio_chunked_kernel(
         entry = _entries(
             column, label, up, first, third, fourth, at_up, at_first, at_third, at_fourth, num_low
         )
-        tl.store(gradient + start + column, entry, mask=column < num_classes)
+        tl.store(gradient + offset + column, entry, mask=column < num_classes)
 
 
 def margin_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -208,6 +208,8 @@ def check_equal_and_nan_logits_in_margins() -> None:
         logits[1, 2], logits[2, classes - 1], logits[3, classes // 2] = 2, 2, 4
         logits[5, [7, classes - 2]] = float("nan")
         logits[6, 9] = float("inf")
+        logits[7] = -float("inf")
+        logits[7, [0, classes - 1]] = torch.tensor([1.0, 2.0])
         for label in (0, 7, (classes - 1) // 2, classes - 1):
             labels = torch.full((8,), label)
             for name, *given in (

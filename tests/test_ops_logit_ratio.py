@@ -171,6 +171,22 @@ def test_classes_masked_by_minus_infinity_take_no_part(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_two_classes_left_by_the_mask_have_a_margin_and_no_ratio(backend: str) -> None:
+    logits, labels = torch.full((2, 6), -torch.inf), torch.tensor([0, 4])
+    logits[:, 0], logits[:, 4] = 3, 1
+    with ops.use(backend):
+        margin, d_margin, _ = ops.margin_loss(logits, labels)
+        results = [ops.dlr_loss(logits, labels)]
+        results.append(ops.targeted_dlr_loss(logits, labels, labels.flip(0)))
+    assert margin.tolist() == [-2, 2]
+    assert d_margin.tolist() == [[-1, 0, 0, 0, 1, 0], [1, 0, 0, 0, -1, 0]]
+    for loss, gradient, predicted in results:
+        assert not loss.any()
+        assert not gradient.any()
+        assert predicted.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_target_that_is_the_label_gives_nothing(backend: str) -> None:
     logits, labels, _ = ranked_rows(SampleMaker(), 7)
     with ops.use(backend):

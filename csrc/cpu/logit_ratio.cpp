@@ -45,8 +45,8 @@ DEITSEC_INLINE std::array<Logit, kCount> largest_logits(const T* row, int64_t si
   for (int k = 0; k < kCount; ++k) {
     if (k > 0) largest = row_max(values, size);
     const int64_t index = row_argmax(values, size, largest);
+    top[k] = {index, values[index]};
     values[index] = -std::numeric_limits<float>::infinity();
-    top[k] = {index, widen(row[index])};
   }
   return top;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "math/host_device.h"
 
@@ -36,6 +37,8 @@ DEITSEC_INLINE LogitRatio<kLow> logit_ratio(Logit first, const Logit* low, Logit
   }
   const float spread = drops / kCount + kRatioEpsilon;
   ratio.loss = (up.value - down.value) / spread;
+  // fewer logits above -inf than the ratio needs: what follows would be inf / inf
+  if (spread == std::numeric_limits<float>::infinity()) return {ratio.loss};
   ratio.up = 1.0f / spread;
   ratio.down = -ratio.up;
   const float with_down = -(above_up / kCount + kRatioEpsilon) / spread;

@@ -23,7 +23,7 @@ def dlr_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Where the three largest logits are equal the denominator is 1e-12: loss and gradient are
     finite in fp32, and huge. The loss is 0 if the label is one of them, else 1e12 times the margin;
     the gradient is +-1e12, and 1e24 times the margin where the label is below them. In fp16 such a
-    gradient is infinite.
+    gradient is infinite. Where fewer than three logits are above -inf, loss and gradient are 0.
 
     Args:
         logits: (B, K) with K >= 3; fp32, bf16, fp16 (fp64 by the reference).
@@ -38,9 +38,9 @@ def dlr_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         IndexError: a label out of range (on the CPU; on a GPU the row's loss is NaN).
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    label, top = labels[:, None], _logit_ratio.largest(wide, 3)
-    other = torch.where(top[:, :1] == label, top[:, 1:2], top[:, :1])
-    loss, gradient = _logit_ratio.logit_ratio(wide, top, other, label)
+    label, (z, top) = labels[:, None], _logit_ratio.largest(wide, 3)
+    up, down = _logit_ratio.largest_other(z, top, label), (wide.gather(1, label), label)
+    loss, gradient = _logit_ratio.logit_ratio(z, top, up, down, logits.shape[1])
     return loss, gradient.to(logits.dtype), top[:, 0].clone()
 
 

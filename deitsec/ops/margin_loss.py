@@ -32,9 +32,9 @@ def margin_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]
         IndexError: a label out of range (on the CPU; on a GPU the row's loss is NaN).
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    label, top = labels[:, None], _logit_ratio.largest(wide, 2)
-    other = torch.where(top[:, :1] == label, top[:, 1:], top[:, :1])
-    loss = wide.gather(1, other) - wide.gather(1, label)
+    label, (z, top) = labels[:, None], _logit_ratio.largest(wide, 2)
+    z_other, other = _logit_ratio.largest_other(z, top, label)
+    loss = z_other - wide.gather(1, label)
     gradient = torch.zeros_like(logits).scatter(1, other, 1.0).scatter(1, label, -1.0)
     return loss[:, 0], gradient, top[:, 0].clone()
 

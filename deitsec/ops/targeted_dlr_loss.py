@@ -25,7 +25,7 @@ def targeted_dlr_loss(
 
     Where the four largest logits are equal the denominator is 1e-12: loss and gradient are finite
     in fp32, and huge (1e12 and 1e24 times `z_t - z_y`, +-1e12 where that is 0). In fp16 such a
-    gradient is infinite.
+    gradient is infinite. Where fewer than four logits are above -inf, loss and gradient are 0.
 
     Args:
         logits: (B, K) with K >= 4; fp32, bf16, fp16 (fp64 by the reference).
@@ -41,8 +41,9 @@ def targeted_dlr_loss(
         IndexError: a label or target out of range (on the CPU; on a GPU the row's loss is NaN).
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    top = _logit_ratio.largest(wide, 4)
-    loss, gradient = _logit_ratio.logit_ratio(wide, top, targets[:, None], labels[:, None])
+    z, top = _logit_ratio.largest(wide, 4)
+    up, down = ((wide.gather(1, at[:, None]), at[:, None]) for at in (targets, labels))
+    loss, gradient = _logit_ratio.logit_ratio(z, top, up, down, logits.shape[1])
     return loss, gradient.to(logits.dtype), top[:, 0].clone()
 
 
