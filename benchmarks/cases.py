@@ -26,6 +26,7 @@ class Subject:
         plain: calls tuned PyTorch on the same inputs.
         exact: the meaning, on inputs widened to fp64; None where the baseline means another thing.
         passes: bytes per element of the baseline, in units of the element's size.
+        moved: the same of a perfect implementation, where the op's own cost does not say it.
         value: the differentiable part of `plain`, which is what torch.compile is given; None where
             that is all of it.
     """
@@ -36,6 +37,7 @@ class Subject:
     plain: Callable[..., Any]
     exact: Callable[..., Any]
     passes: float
+    moved: float | None = None
     value: Callable[..., Any] | None = None
 
     def compiled(self) -> Callable[..., Any]:
@@ -92,6 +94,20 @@ def _norms_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> In
     x0 = torch.rand(shape, device=device)
     x = (x0 + 0.02 * torch.randn(shape, device=device)).clamp_(0, 1)
     return x.to(dtype), x0.to(dtype)
+
+
+def _best_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Inputs:
+    """Of which every second row improves."""
+    rows = torch.arange(shape[0], device=device)
+    fails, low = torch.zeros_like(rows, dtype=torch.bool), torch.zeros_like(rows).float()
+    best, x = (torch.rand(shape, device=device).to(dtype) for _ in range(2))
+    return best, fails, low, x, fails, 1.0 - rows % 2, False
+
+
+def _fused_best(best: Tensor, success: Tensor, score: Tensor, *offer: Any) -> tuple[Tensor, ...]:
+    success, score = success.clone(), score.clone()  # or no row would improve a second time
+    better = ops.track_best_(best, success, score, *offer)
+    return best, success, score, better
 
 
 def _logits_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Inputs:
@@ -154,6 +170,31 @@ SUBJECTS = {
             passes=11,
         ),
         Subject(
+            op="track_best_",
+            make=_best_inputs,
+            fused=_fused_best,
+            plain=eager.track_best_,
+            exact=ops.track_best.reference,
+            passes=2,
+            moved=1,
+        ),
+        Subject(
+            op="margin_loss",
+            make=_logits_inputs,
+            fused=ops.margin_loss,
+            plain=eager.margin_loss,
+            exact=ops.margin_loss.reference,
+            passes=2,
+        ),
+        Subject(
+            op="dlr_loss",
+            make=_logits_inputs,
+            fused=ops.dlr_loss,
+            plain=eager.dlr_loss,
+            exact=ops.dlr_loss.reference,
+            passes=2,
+        ),
+        Subject(
             op="cross_entropy_loss",
             make=_logits_inputs,
             fused=ops.cross_entropy_loss,
@@ -169,6 +210,7 @@ SUBJECTS = {
             plain=eager.distillation_loss,
             exact=eager.distillation_loss,
             passes=22,
+            moved=3,
             value=eager.distillation_value,
         ),
     )
@@ -178,12 +220,14 @@ SUBJECTS = {
 def headline() -> Iterator[Case]:
     """The shapes that the targets are about, with torch.compile beside them."""
     images, full = (64, 3, 224, 224), torch.float32
-    for op in ("linf_step_", "linf_step", "row_norms", "quantize_uint8", "random_start"):
+    step = ("linf_step_", "linf_step", "track_best_")
+    for op in (*step, "row_norms", "quantize_uint8", "random_start"):
         for dtype in (full, torch.bfloat16):
             subject = SUBJECTS[op]
             more = op != "random_start"  # its reference is a Philox of integer tensors: seconds
-            yield Case(subject=subject, shape=images, dtype=dtype, compiled=more, written=more)
-    for op in ("distillation_loss", "cross_entropy_loss"):
+            static = more and op != "track_best_"  # how many rows improve is known when it runs
+            yield Case(subject=subject, shape=images, dtype=dtype, compiled=static, written=more)
+    for op in ("distillation_loss", "cross_entropy_loss", "margin_loss", "dlr_loss"):
         for classes in (10, 1000):
             yield Case(subject=SUBJECTS[op], shape=(512, classes), dtype=full, compiled=True)
 

@@ -44,6 +44,53 @@ def row_norms(x: Tensor, x0: Tensor) -> tuple[Tensor, ...]:
     return size.amax(1), l2, size.sum(1), size.sign_().sum(1)
 
 
+def track_best_(
+    best: Tensor,
+    best_success: Tensor,
+    best_score: Tensor,
+    x: Tensor,
+    success: Tensor,
+    score: Tensor,
+    keep_first: bool,
+) -> tuple[Tensor, ...]:
+    """Copies the better rows by their index; on a GPU, where that waits for it, all of them."""
+    higher = score > best_score
+    if keep_first:
+        higher &= ~success
+    better = (success & ~best_success) | ((success == best_success) & higher)
+    better &= ~score.isnan()
+    if x.is_cuda:
+        torch.where(better.view(-1, *(1,) * (x.ndim - 1)), x, best, out=best)
+    else:
+        rows = better.nonzero()[:, 0]
+        best.index_copy_(0, rows, x.index_select(0, rows))
+    return best, best_success | (success & better), torch.where(better, score, best_score), better
+
+
+def margin_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The two largest logits, and the gradient written down."""
+    label, (z, top) = labels[:, None], logits.topk(2, 1)
+    wrong = top[:, :1] != label
+    loss = torch.where(wrong, z[:, :1], z[:, 1:]) - logits.gather(1, label)
+    other = torch.where(wrong, top[:, :1], top[:, 1:])
+    gradient = torch.zeros_like(logits).scatter_(1, other, 1.0).scatter_(1, label, -1.0)
+    return loss[:, 0], gradient, top[:, 0]
+
+
+def dlr_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The three largest logits, and the gradient written down."""
+    label, (z, top) = labels[:, None], logits.topk(3, 1)
+    wrong = top[:, :1] != label
+    inverse = 1 / (z[:, :1] - z[:, 2:] + 1e-12)
+    rise = torch.where(wrong, z[:, :1], z[:, 1:2])
+    loss = (rise - logits.gather(1, label)) * inverse
+    other = torch.where(wrong, top[:, :1], top[:, 1:2])
+    entries = torch.cat([inverse, -inverse, -loss * inverse, loss * inverse], 1)
+    places = torch.cat([other, label, top[:, :1], top[:, 2:]], 1)
+    gradient = torch.zeros_like(logits).scatter_add_(1, places, entries)
+    return loss[:, 0], gradient, top[:, 0]
+
+
 def cross_entropy_value(leaf: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The loss of each row and the predicted class."""
     return F.cross_entropy(leaf, labels, reduction="none"), leaf.argmax(1)

@@ -70,8 +70,8 @@ def row(
     name = {"distillation_loss": "distillation_rows"}.get(case.subject.op, case.subject.op)
     op = ops.list_ops()[name.removesuffix("_")]
     assert op.bytes_moved is not None
-    if name == "distillation_rows":
-        moved = 3 * element.numel() * element.element_size()
+    if case.subject.moved is not None:
+        moved = case.subject.moved * element.numel() * element.element_size()
     else:
         moved = op.bytes_moved(*inputs[: 5 if name == "linf_step_" else None], *_defaults(name))
     medians = timing.medians()

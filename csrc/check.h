@@ -36,13 +36,14 @@ inline void check_logits(const char* op, const Tensor& logits) {
 }
 
 // Every label names a class. Python turns the error into an IndexError.
-inline void check_labels(const char* op, const Tensor& labels, int64_t rows, int64_t classes) {
+inline void check_labels(const char* op, const Tensor& labels, int64_t rows, int64_t classes,
+                         const char* what = "label") {
   check_dtype(op, labels, ScalarType::Long);
   STD_TORCH_CHECK(labels.is_contiguous() && labels.numel() == rows, op, ": expected ", rows,
-                  " contiguous labels, got ", labels.numel());
+                  " contiguous ", what, "s, got ", labels.numel());
   const auto* values = static_cast<const int64_t*>(labels.const_data_ptr());
   for (int64_t row = 0; row < rows; ++row) {
-    STD_TORCH_CHECK(values[row] >= 0 && values[row] < classes, op, ": label ", values[row],
+    STD_TORCH_CHECK(values[row] >= 0 && values[row] < classes, op, ": ", what, " ", values[row],
                     " of row ", row, " is out of range for ", classes, " classes");
   }
 }

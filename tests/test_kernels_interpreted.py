@@ -181,6 +181,51 @@ def check_labels_out_of_range_are_nan() -> None:
             assert_bitwise(gradient.isnan().all(1), wrong, f"{classes} classes, gradient")
 
 
+def check_classes_out_of_range_are_nan_in_margins() -> None:
+    for classes in BOTH_PATHS:
+        logits, right = SampleMaker().normal(5, classes), torch.tensor([1, 0, 2, 3, 4])
+        labels = torch.tensor([1, -1, classes, 1 << 40, -(1 << 62)])
+        wrong = torch.tensor([False, True, True, True, True])
+        for name, *given in (
+            ("margin_loss", labels),
+            ("dlr_loss", labels),
+            ("targeted_dlr_loss", labels, right + 5),
+            ("targeted_dlr_loss", right + 5, labels),
+        ):
+            loss, gradient, predicted = run_kernel(name, logits, *given)
+            assert_bitwise(predicted, logits.argmax(1), f"{name}, predicted")
+            assert_bitwise(loss.isnan(), wrong, f"{name}, loss")
+            assert_bitwise(gradient.isnan().all(1), wrong, f"{name}, gradient")
+
+
+def check_equal_and_nan_logits_in_margins() -> None:
+    """Ties across lanes and chunks: the first counts, in the order of the lanes or not."""
+    for classes in BOTH_PATHS:
+        logits = SampleMaker().normal(8, classes).clamp(max=1)
+        for row, count in enumerate((2, 3, 4, 5, 6)):
+            places = torch.arange(count) * ((classes - 1) // count)
+            logits[row, places.flip(0)] = 3
+        logits[1, 2], logits[2, classes - 1], logits[3, classes // 2] = 2, 2, 4
+        logits[5, [7, classes - 2]] = float("nan")
+        logits[6, 9] = float("inf")
+        logits[7] = -float("inf")
+        logits[7, [0, classes - 1]] = torch.tensor([1.0, 2.0])
+        for label in (0, 7, (classes - 1) // 2, classes - 1):
+            labels = torch.full((8,), label)
+            for name, *given in (
+                ("margin_loss", labels),
+                ("dlr_loss", labels),
+                ("targeted_dlr_loss", labels, torch.full((8,), (classes - 1) // 3)),
+            ):
+                outputs = run_kernel(name, logits, *given), run_reference(name, logits, *given)
+                for i, (got, reference) in enumerate(zip(*outputs, strict=True)):
+                    what = f"{name}, {classes} classes, label {label}, output {i}"
+                    torch.testing.assert_close(
+                        got, reference, rtol=1e-6, atol=0, equal_nan=True,
+                        msg=lambda text, what=what: f"{what}: {text}",
+                    )  # fmt: skip
+
+
 def check_label_entry_keeps_its_digits_on_confident_rows() -> None:
     for classes in BOTH_PATHS:
         logits = SampleMaker().normal(4, classes)
@@ -264,6 +309,8 @@ EXTRAS = (
     check_predicted_is_the_first_of_equals,
     check_hard_target_is_the_first_of_equals,
     check_labels_out_of_range_are_nan,
+    check_classes_out_of_range_are_nan_in_margins,
+    check_equal_and_nan_logits_in_margins,
     check_label_entry_keeps_its_digits_on_confident_rows,
     check_a_common_offset_of_the_logits_changes_nothing,
     check_draws_at_the_ends_of_every_counter,

@@ -4,10 +4,13 @@ from deitsec.ops._op import BackendUnavailableError, Op, list_ops, use
 from deitsec.ops.classification_loss import classification_loss
 from deitsec.ops.cross_entropy_loss import cross_entropy_loss
 from deitsec.ops.distillation_loss import distillation_loss, distillation_rows
+from deitsec.ops.dlr_loss import dlr_loss
 from deitsec.ops.linf_step import linf_step, linf_step_
+from deitsec.ops.margin_loss import margin_loss
 from deitsec.ops.quantize_uint8 import grey_levels, quantize_uint8
 from deitsec.ops.random_start import random_start
 from deitsec.ops.row_norms import row_norms
+from deitsec.ops.targeted_dlr_loss import targeted_dlr_loss
 from deitsec.ops.track_best import track_best, track_best_
 
 __all__ = [
@@ -17,13 +20,16 @@ __all__ = [
     "cross_entropy_loss",
     "distillation_loss",
     "distillation_rows",
+    "dlr_loss",
     "grey_levels",
     "linf_step",
     "linf_step_",
     "list_ops",
+    "margin_loss",
     "quantize_uint8",
     "random_start",
     "row_norms",
+    "targeted_dlr_loss",
     "track_best",
     "track_best_",
     "use",

@@ -41,21 +41,30 @@ def logits(op: str, logits: Tensor) -> None:
         )
 
 
-def labels(op: str, labels: Tensor, rows: int) -> None:
-    """Labels are (rows,) int64."""
-    if labels.dtype != torch.int64 or labels.shape != (rows,):
+def enough_for_dlr(op: str, logits: Tensor, least: int) -> None:
+    """There are the classes that the ratio sorts."""
+    if logits.shape[1] < least:
         raise ValueError(
-            f"{op}: labels must be ({rows},) torch.int64, got {tuple(labels.shape)} {labels.dtype}"
+            f"{op}: needs at least {least} classes, got {logits.shape[1]}; use margin_loss"
         )
 
 
-def label_range(op: str, labels: Tensor, num_classes: int) -> None:
+def labels(op: str, labels: Tensor, rows: int, what: str = "label") -> None:
+    """Labels are (rows,) int64."""
+    if labels.dtype != torch.int64 or labels.shape != (rows,):
+        raise ValueError(
+            f"{op}: {what}s must be ({rows},) torch.int64, got {tuple(labels.shape)} {labels.dtype}"
+        )
+
+
+def label_range(op: str, labels: Tensor, num_classes: int, what: str = "label") -> None:
     """Every label names a class; reads the values, so it waits for the device."""
     wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
     if wrong.numel():
         row = int(wrong[0])
         raise IndexError(
-            f"{op}: label {int(labels[row])} of row {row} is out of range for {num_classes} classes"
+            f"{op}: {what} {int(labels[row])} of row {row} is out of range for "
+            f"{num_classes} classes"
         ) from None
 
 
