@@ -19,7 +19,13 @@ _CLOSE = tl.constexpr(1e-6)
 def options_for(elements: int) -> dict[str, int | bool]:
     """Chunk and warps for rows of so many elements."""
     chunk = min(LONGEST_CHUNK, max(256, triton.next_power_of_2(elements)))
-    return {"chunk": chunk, "num_warps": chunk // (32 * ELEMENTS), "enable_fp_fusion": False}
+    # left to itself ptxas gives 64 registers to some of these, and spills one to do so
+    return {
+        "chunk": chunk,
+        "num_warps": chunk // (32 * ELEMENTS),
+        "maxnreg": 128,
+        "enable_fp_fusion": False,
+    }
 
 
 @triton.jit

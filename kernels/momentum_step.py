@@ -57,7 +57,7 @@ def _momentum_step_kernel(
     earlier = tl.load(momentum + offsets, mask=inside, other=0.0)
     sum = decay * earlier.to(tl.float32) + direction(slope, scale, norm, usable)
     # the step goes along the sign of what is stored: in fp16 a small sum is rounded to 0
-    kept = sum.to(earlier.dtype)
+    kept = sum.to(earlier.dtype).to(tl.float32)
     tl.store(total + offsets, kept, mask=inside)
     iterate = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
     clean = tl.load(x0 + offsets, mask=inside, other=0.0).to(tl.float32)
