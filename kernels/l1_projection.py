@@ -26,7 +26,5 @@ def l1_projection(z: Tensor, x0: Tensor, eps: float) -> Tensor:
     rows = z.shape[0]
     elements = z.numel() // rows
     with torch.cuda.device_of(z):
-        _l1_projection_kernel[(rows,)](
-            z, x0, out, elements, float(eps), **options_for(elements)
-        )
+        _l1_projection_kernel[(rows,)](z, x0, out, elements, float(eps), **options_for(elements))
     return out

@@ -31,8 +31,9 @@ def _select(grad, start, elements, wanted, chunk: tl.constexpr):
     found = wanted * 0
     above = wanted * 0
     held = wanted * 0
-    for level in tl.static_range(4):
-        counts = _byte_counts(grad, start, elements, found, 24 - 8 * level, chunk)
+    for level in range(4):
+        shift = 24 - 8 * level
+        counts = _byte_counts(grad, start, elements, found, shift, chunk)
         byte = tl.arange(0, 256)
         at_least = tl.cumsum(counts, 0, reverse=True)
         best = tl.sum((at_least >= wanted).to(tl.int32), 0) - 1
@@ -40,13 +41,13 @@ def _select(grad, start, elements, wanted, chunk: tl.constexpr):
         held = tl.sum(tl.where(byte == best, counts, 0), 0)
         wanted -= higher
         above += higher
-        found |= best << (24 - 8 * level)
+        found |= best << shift
     # a gradient of 0 never moves
     return tl.maximum(found, 1), above + tl.where(found > 0, held, 0)
 
 
 @triton.jit
-def _byte_counts(grad, start, elements, found, shift: tl.constexpr, chunk: tl.constexpr):
+def _byte_counts(grad, start, elements, found, shift, chunk: tl.constexpr):
     """Histogram of the byte at shift, over the ranks whose higher bytes are those found."""
     counts = tl.zeros([256], tl.int32)
     for first in range(0, elements, chunk):
@@ -59,9 +60,7 @@ def _byte_counts(grad, start, elements, found, shift: tl.constexpr, chunk: tl.co
     return counts
 
 
-def l1_step(
-    x: Tensor, grad: Tensor, x0: Tensor, k: Tensor, alpha: float, eps: float
-) -> Tensor:
+def l1_step(x: Tensor, grad: Tensor, x0: Tensor, k: Tensor, alpha: float, eps: float) -> Tensor:
     """Ascent step along the k largest gradients, projected on the L1 ball within [0, 1].
 
     Computed in fp32 and rounded once; deterministic.

@@ -31,6 +31,7 @@ def _linf_step_kernel(x, grad, x0, out, elements, alpha, eps, block: tl.constexp
 
 @triton.jit
 def clamp(values, low, high):
+    """Values held between two bounds; a NaN stays one."""
     raised = tl.maximum(values, low, propagate_nan=tl.PropagateNan.ALL)
     return tl.minimum(raised, high, propagate_nan=tl.PropagateNan.ALL)
 

@@ -66,7 +66,14 @@ def calls() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
         if size < 1 << 32:
             yield "row_norms", case, (images, images)
             yield "row_norms", f"{case}-short", (images[:, :3072], images[:, :3072])
-            steps = ("l2_step", "l2_step_", "l1_step", "l1_step_", "momentum_step", "momentum_step_")
+            steps = (
+                "l2_step",
+                "l2_step_",
+                "l1_step",
+                "l1_step_",
+                "momentum_step",
+                "momentum_step_",
+            )
             for short in (False, True):
                 rows = images[:, :3072] if short else images
                 label = f"{case}-short" if short else case
