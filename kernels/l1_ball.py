@@ -75,31 +75,41 @@ def _largest(x, grad, x0, start, elements, least, share, chunk: tl.constexpr):
 
 @triton.jit
 def _find_lambda(x, grad, x0, start, elements, least, share, eps, chunk: tl.constexpr):
-    """Newton's method within a bracket, and a bisection each fourth time.
+    """Newton's method within a bracket, and a bisection each sixth time.
 
-    The norm is continuous, piecewise linear and falls with lambda, but a piece may be flat or the
-    next one steeper.
+    From the last point, or else from the lower end. The norm is continuous, piecewise linear and
+    falls with lambda, but a piece may be flat or the next one steeper.
     """
     low = eps * 0.0
     high = _largest(x, grad, x0, start, elements, least, share, chunk)
     shrink = low
     norm, active = _shrunk(x, grad, x0, start, elements, least, share, shrink, chunk)
     outside = norm > eps
+    newton = _newton(shrink, norm, active, eps)
+    newton_low = newton
     going = norm - eps > _CLOSE * eps
     turn = 1
     while going:
-        newton = shrink + tl.div_rn(norm - eps, tl.maximum(active, 1).to(tl.float32))
-        fits = (active > 0) & (newton > low) & (newton < high) & (turn % 4 != 0)
-        shrink = tl.where(fits, newton, low + (high - low) * 0.5)
+        shrink = tl.where((newton > low) & (newton < high), newton, newton_low)
+        fits = (shrink > low) & (shrink < high) & (turn % 6 != 0)
+        shrink = tl.where(fits, shrink, low + (high - low) * 0.5)
         between = (shrink > low) & (shrink < high)
         norm, active = _shrunk(x, grad, x0, start, elements, least, share, shrink, chunk)
-        low = tl.where(norm > eps, shrink, low)
-        high = tl.where(norm > eps, high, shrink)
+        newton = _newton(shrink, norm, active, eps)
+        above = norm > eps
+        newton_low = tl.where(above, newton, newton_low)
+        low = tl.where(above, shrink, low)
+        high = tl.where(above, high, shrink)
         going = between & (tl.abs(norm - eps) > _CLOSE * eps)
         turn += 1
-    newton = shrink + tl.div_rn(norm - eps, tl.maximum(active, 1).to(tl.float32))
-    fits = outside & (active > 0) & (newton >= low) & (newton <= high)
-    return tl.where(fits, newton, shrink)
+    return tl.where(outside & (newton >= low) & (newton <= high), newton, shrink)
+
+
+@triton.jit
+def _newton(shrink, norm, active, eps):
+    """Where the piece at shrink meets eps; -1 on a flat one."""
+    step = tl.div_rn(norm - eps, tl.maximum(active, 1).to(tl.float32))
+    return tl.where(active > 0, shrink + step, -1.0)
 
 
 @triton.jit

@@ -1,6 +1,8 @@
 // See deitsec/ops/l1_projection.py for the meaning.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+
 #include "check.h"
 #include "cpu/clones.h"
 #include "cpu/l1_ball.h"
@@ -12,11 +14,23 @@ namespace deitsec {
 namespace {
 
 template <class T>
-void gather_row(Perturbation& v, const T* z, const T* x0, int64_t size) {
-  v.clear();
+DEITSEC_CLONES void load_entries(float* deltas, float* clean, const T* z, const T* x0,
+                                 int64_t size) {
+#pragma omp simd
   for (int64_t i = 0; i < size; ++i) {
-    const float clean = widen(x0[i]);
-    v.add(widen(z[i]) - clean, clean);
+    clean[i] = widen(x0[i]);
+    deltas[i] = widen(z[i]) - clean[i];
+  }
+}
+
+template <class T>
+void gather_row(Perturbation& v, const T* z, const T* x0, int64_t elements) {
+  float deltas[kEntries], clean[kEntries];
+  v.count = 0;
+  for (int64_t begin = 0; begin < elements; begin += kEntries) {
+    const int64_t size = std::min(kEntries, elements - begin);
+    load_entries(deltas, clean, z + begin, x0 + begin, size);
+    v.add(deltas, clean, size);
   }
 }
 
@@ -40,7 +54,7 @@ Tensor l1_projection(const Tensor& z, const Tensor& x0, double eps) {
   with_float_type(op, z.scalar_type(), [&](auto element) {
     using T = decltype(element);
     for_rows(rows, [&](int64_t first, int64_t last) {
-      Perturbation v(rows.elements + 1);
+      Perturbation v(rows.elements);
       for (int64_t row = first; row < last; ++row) {
         const int64_t begin = row * rows.elements;
         const T* point = input<T>(z) + begin;

@@ -91,11 +91,24 @@ DEITSEC_INLINE float moved(float x, float grad, float clean, Move move) {
 }
 
 template <class T>
-void gather_row(Perturbation& v, const T* x, const T* grad, const T* x0, int64_t size, Move move) {
-  v.clear();
+DEITSEC_CLONES void load_entries(float* deltas, float* clean, const T* x, const T* grad,
+                                 const T* x0, int64_t size, Move move) {
+#pragma omp simd
   for (int64_t i = 0; i < size; ++i) {
-    const float clean = widen(x0[i]);
-    v.add(moved(widen(x[i]), widen(grad[i]), clean, move), clean);
+    clean[i] = widen(x0[i]);
+    deltas[i] = moved(widen(x[i]), widen(grad[i]), clean[i], move);
+  }
+}
+
+template <class T>
+void gather_row(Perturbation& v, const T* x, const T* grad, const T* x0, int64_t elements,
+                Move move) {
+  float deltas[kEntries], clean[kEntries];
+  v.count = 0;
+  for (int64_t begin = 0; begin < elements; begin += kEntries) {
+    const int64_t size = std::min(kEntries, elements - begin);
+    load_entries(deltas, clean, x + begin, grad + begin, x0 + begin, size, move);
+    v.add(deltas, clean, size);
   }
 }
 
@@ -127,7 +140,7 @@ void step_into(const Tensor& out, const Tensor& x, const Tensor& grad, const Ten
     using T = decltype(element);
     for_rows(rows, [&](int64_t first, int64_t last) {
       std::vector<uint32_t> ranks(rows.elements);
-      Perturbation v(rows.elements + 1);
+      Perturbation v(rows.elements);
       for (int64_t row = first; row < last; ++row) {
         const int64_t begin = row * rows.elements;
         const T* iterate = input<T>(x) + begin;

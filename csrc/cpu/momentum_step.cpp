@@ -22,6 +22,12 @@ DEITSEC_CLONES double row_size(const T* grad, int64_t size) {
   return total;
 }
 
+// What a value is once it is stored; a struct of that type, kept, would not vectorise.
+template <class T>
+DEITSEC_INLINE float rounded(float value) {
+  return widen(narrow<T>(value));
+}
+
 struct Pull {
   double along;  // factor of the gradient, 0 where it is no direction
   float decay;
@@ -33,9 +39,9 @@ DEITSEC_CLONES void move_row(T* out, T* total, const T* x, const T* grad, const 
 #pragma omp simd
   for (int64_t i = 0; i < size; ++i) {
     const auto unit = static_cast<float>(pull.along * static_cast<double>(widen(grad[i])));
-    const T sum = narrow<T>(pull.decay * widen(momentum[i]) + unit);
-    total[i] = sum;
-    out[i] = narrow<T>(linf_step(widen(x[i]), widen(sum), widen(x0[i]), step));
+    const float sum = rounded<T>(pull.decay * widen(momentum[i]) + unit);
+    total[i] = narrow<T>(sum);
+    out[i] = narrow<T>(linf_step(widen(x[i]), sum, widen(x0[i]), step));
   }
 }
 
@@ -45,9 +51,9 @@ DEITSEC_CLONES void coast_row(T* out, T* total, const T* x, const T* momentum, c
                               int64_t size, float decay, LinfStep step) {
 #pragma omp simd
   for (int64_t i = 0; i < size; ++i) {
-    const T sum = narrow<T>(decay * widen(momentum[i]));
-    total[i] = sum;
-    out[i] = narrow<T>(linf_step(widen(x[i]), widen(sum), widen(x0[i]), step));
+    const float sum = rounded<T>(decay * widen(momentum[i]));
+    total[i] = narrow<T>(sum);
+    out[i] = narrow<T>(linf_step(widen(x[i]), sum, widen(x0[i]), step));
   }
 }
 
