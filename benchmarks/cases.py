@@ -79,6 +79,24 @@ def _inplace_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> 
     return (*inputs, torch.empty_like(inputs[0]))
 
 
+def _l2_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Inputs:
+    return (*_step_inputs(shape, dtype, device)[:3], 0.1, 0.5)
+
+
+def _l1_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Inputs:
+    """One pixel in 20 moves, and one in 20 has moved before."""
+    x, grad, x0, *_ = _step_inputs(shape, dtype, device)
+    x = torch.where(torch.rand_like(x) < 0.05, (x + 0.02 * grad).clamp_(0, 1), x)
+    k = torch.full(shape[:1], max(1, x0[0].numel() // 20), device=device)
+    return x, grad, x0, k, 12.0, 12.0
+
+
+def _momentum_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Inputs:
+    x, grad, x0, *_ = _step_inputs(shape, dtype, device)
+    momentum = torch.randn(shape, device=device) / x0[0].numel()
+    return x, grad, momentum.to(dtype), x0, 1.0, ALPHA, EPS
+
+
 def _start_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Inputs:
     ids = torch.arange(shape[0], device=device)
     return torch.rand(shape, device=device).to(dtype), ids, EPS
@@ -144,6 +162,30 @@ SUBJECTS = {
             plain=eager.linf_step,
             exact=ops.linf_step.reference,
             passes=15,
+        ),
+        Subject(
+            op="l2_step",
+            make=_l2_inputs,
+            fused=ops.l2_step,
+            plain=eager.l2_step,
+            exact=ops.l2_step.reference,
+            passes=17,
+        ),
+        Subject(
+            op="l1_step",
+            make=_l1_inputs,
+            fused=ops.l1_step,
+            plain=eager.l1_step,
+            exact=ops.l1_step.reference,
+            passes=70,
+        ),
+        Subject(
+            op="momentum_step",
+            make=_momentum_inputs,
+            fused=ops.momentum_step,
+            plain=eager.momentum_step,
+            exact=ops.momentum_step.reference,
+            passes=21,
         ),
         Subject(
             op="random_start",
@@ -227,6 +269,9 @@ def headline() -> Iterator[Case]:
             more = op != "random_start"  # its reference is a Philox of integer tensors: seconds
             static = more and op != "track_best_"  # how many rows improve is known when it runs
             yield Case(subject=subject, shape=images, dtype=dtype, compiled=static, written=more)
+    for op in ("l2_step", "momentum_step", "l1_step"):
+        more = op != "l1_step"  # half of it is a sort, which torch.compile leaves as it is
+        yield Case(subject=SUBJECTS[op], shape=images, dtype=full, compiled=more, written=more)
     for op in ("distillation_loss", "cross_entropy_loss", "margin_loss", "dlr_loss"):
         for classes in (10, 1000):
             yield Case(subject=SUBJECTS[op], shape=(512, classes), dtype=full, compiled=True)

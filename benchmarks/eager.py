@@ -23,6 +23,60 @@ def linf_step(x: Tensor, grad: Tensor, x0: Tensor, alpha: float, eps: float) -> 
     return out.sub_(x0).clamp_(-eps, eps).add_(x0).clamp_(0, 1)
 
 
+def _per_row(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) values, shaped to be broadcast over the rows of a tensor."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def l2_step(x: Tensor, grad: Tensor, x0: Tensor, alpha: float, eps: float) -> Tensor:
+    """Eight passes and one new tensor."""
+    norm = torch.linalg.vector_norm(grad.flatten(1), dim=1)
+    out = grad * _per_row(alpha / norm, grad)
+    out.add_(x).sub_(x0)
+    norm = torch.linalg.vector_norm(out.flatten(1), dim=1)
+    return out.mul_(_per_row((eps / norm).clamp_(max=1), out)).add_(x0).clamp_(0, 1)
+
+
+def momentum_step(
+    x: Tensor,
+    grad: Tensor,
+    momentum: Tensor,
+    x0: Tensor,
+    decay: float,
+    alpha: float,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Nine passes and two new tensors."""
+    norm = torch.linalg.vector_norm(grad.flatten(1), ord=1, dim=1)
+    total = (momentum * decay).addcdiv_(grad, _per_row(norm, grad))
+    return linf_step(x, total, x0, alpha, eps), total
+
+
+def l1_step(x: Tensor, grad: Tensor, x0: Tensor, k: Tensor, alpha: float, eps: float) -> Tensor:
+    """The threshold by topk, lambda by sorting the breakpoints, as APGD-L1 does."""
+    size = grad.abs().flatten(1)
+    largest = size.topk(int(k.max()), dim=1).values
+    move = grad.sign().flatten(1).mul_(size >= largest.gather(1, k[:, None] - 1))
+    move.mul_(alpha / move.abs().sum(1, keepdim=True))
+    clean = x0.flatten(1)
+    move.add_(x.flatten(1)).sub_(clean)
+    return _l1_projection(move, clean, eps).view(x.shape)
+
+
+def _l1_projection(delta: Tensor, clean: Tensor, eps: float) -> Tensor:
+    """Projected images; both are (B, N)."""
+    size = delta.abs()
+    room = torch.where(delta > 0, 1 - clean, clean)
+    breaks, order = torch.cat([size, (size - room).clamp_min_(0)], 1).sort(1, descending=True)
+    weights = torch.where(order < size.shape[1], 1.0, -1.0)
+    active, total = weights.cumsum(1), (weights * breaks).cumsum(1)
+    last = ((total - breaks * active < eps).sum(1, keepdim=True) - 1).clamp_min_(0)
+    shrink = (total.gather(1, last) - eps) / active.gather(1, last).clamp_min_(1)
+    inside = torch.minimum(size, room).sum(1, keepdim=True) <= eps
+    size.sub_(shrink.masked_fill_(inside, 0)).clamp_min_(0)
+    return torch.minimum(size, room, out=size).mul_(delta.sign_()).add_(clean).clamp_(0, 1)
+
+
 def random_start(x0: Tensor, eps: float) -> Tensor:
     """What PGD does in PyTorch; its draws depend on the batch, so the numbers are others."""
     return torch.empty_like(x0).uniform_(-eps, eps).add_(x0).clamp_(0, 1)

@@ -25,12 +25,13 @@ def _linf_step_kernel(x, grad, x0, out, elements, alpha, eps, block: tl.constexp
     else:
         clean = clean.to(tl.float32)
     sign = tl.where(slope > 0, 1.0, tl.where(slope < 0, -1.0, 0.0))  # 0 for NaN
-    delta = _clamp(iterate + alpha * sign - clean, -eps, eps)
-    tl.store(out + offsets, _clamp(clean + delta, 0.0, 1.0), mask=inside)
+    delta = clamp(iterate + alpha * sign - clean, -eps, eps)
+    tl.store(out + offsets, clamp(clean + delta, 0.0, 1.0), mask=inside)
 
 
 @triton.jit
-def _clamp(values, low, high):
+def clamp(values, low, high):
+    """Values held between two bounds; a NaN stays one."""
     raised = tl.maximum(values, low, propagate_nan=tl.PropagateNan.ALL)
     return tl.minimum(raised, high, propagate_nan=tl.PropagateNan.ALL)
 

@@ -72,6 +72,24 @@ def calls() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
         if size < 1 << 32:
             yield "row_norms", case, (images, images)
             yield "row_norms", f"{case}-short", (images[:, :3072], images[:, :3072])
+            steps = (
+                "l2_step",
+                "l2_step_",
+                "l1_step",
+                "l1_step_",
+                "momentum_step",
+                "momentum_step_",
+            )
+            for short in (False, True):
+                rows = images[:, :3072] if short else images
+                label = f"{case}-short" if short else case
+                between = {"l1": (ids, 1.0), "l2": (1.0,)}
+                yield "l1_projection", label, (rows, rows, 12.0)
+                for step in steps:
+                    if step.startswith("momentum"):
+                        yield step, label, (rows, rows, rows, rows, 1.0, 0.1, 0.2)
+                    else:
+                        yield step, label, (rows, rows, rows, *between[step[:2]], 12.0)
 
     # several rows a program; one row; the longest held whole; chunked, odd and even
     classes = [(FP16, 1000)]

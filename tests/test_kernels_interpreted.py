@@ -10,6 +10,7 @@ out for time: fp16 rows above 10,000 elements, which differ from bf16 in the loa
 
 import contextlib
 import functools
+import importlib
 import itertools
 import json
 import os
@@ -284,6 +285,46 @@ def check_norms_of_an_imagenet_row() -> None:
         assert_as_good(got, reference, wanted, f"output {i}")
 
 
+def step_arguments(rows: int, elements: int) -> dict[str, tuple[Any, ...]]:
+    """Arguments of each row-wise step, the same for all."""
+    make = SampleMaker()
+    x0, grad = make.images(rows, elements), make.normal(rows, elements)
+    x = (x0 + make.normal(rows, elements, scale=0.02)).clamp(0, 1)
+    k, momentum = make.labels(rows, elements) + 1, make.normal(rows, elements, scale=1e-4)
+    return {
+        "l2_step": (x, grad, x0, 1.0, 2.0),
+        "l1_step": (x, grad, x0, k, 24.0, 12.0),
+        "l1_projection": (x + grad, x0, 12.0),
+        "momentum_step": (x, grad, momentum, x0, 1.0, 0.01, 0.03),
+    }
+
+
+def check_rows_of_steps_do_not_depend_on_each_other() -> None:
+    for name, args in step_arguments(3, 9000).items():
+        together = run_kernel(name, *args)
+        for row in range(3):
+            own = [a[row : row + 1] if isinstance(a, Tensor) else a for a in args]
+            for i, (one, all_rows) in enumerate(zip(run_kernel(name, *own), together, strict=True)):
+                assert_bitwise(one, all_rows[row : row + 1], f"{name}, row {row}, output {i}")
+
+
+def check_steps_of_an_imagenet_row() -> None:
+    for name, args in step_arguments(1, 150528).items():
+        wide = [a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+        outputs = run_kernel(name, *args), run_reference(name, *args), run_reference(name, *wide)
+        for i, (got, reference, exact) in enumerate(zip(*outputs, strict=True)):
+            assert_as_good(got, reference, exact, f"{name}, output {i}")
+
+
+def check_momentum_step_in_place() -> None:
+    x, grad, momentum, *rest = step_arguments(2, 5001)["momentum_step"]
+    expected = run_kernel("momentum_step", x, grad, momentum, *rest)
+    launcher = importlib.import_module("deitsec.kernels.momentum_step").momentum_step_
+    assert launcher(x, grad, momentum, *rest) is None
+    assert_bitwise(x, expected[0], "x")
+    assert_bitwise(momentum, expected[1], "momentum")
+
+
 def check_every_level_survives_quantisation() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     images = levels.float() / 255
@@ -316,6 +357,9 @@ EXTRAS = (
     check_draws_at_the_ends_of_every_counter,
     check_rows_of_norms_do_not_depend_on_each_other,
     check_norms_of_an_imagenet_row,
+    check_rows_of_steps_do_not_depend_on_each_other,
+    check_steps_of_an_imagenet_row,
+    check_momentum_step_in_place,
     check_every_level_survives_quantisation,
     check_every_case_of_the_best_row,
 )

@@ -64,8 +64,6 @@ class MIFGSM(Attack):
     def step(self, p: Problem, s: MomentumState, query: Query) -> MomentumState:
         """Add the gradient, scaled to L1 norm 1, to the momentum and step along its sign."""
         grad = query.grad(s.x, p.y)
-        norm = grad.abs().sum(dim=(1, 2, 3), keepdim=True)
-        tiny = torch.finfo(grad.dtype).tiny
-        momentum = self.decay * s.momentum + grad / norm.clamp_min(tiny)
         alpha = p.direction * self.step_size
-        return s.replace(x=ops.linf_step(s.x, momentum, p.x, alpha, self.eps), momentum=momentum)
+        x, momentum = ops.momentum_step(s.x, grad, s.momentum, p.x, self.decay, alpha, self.eps)
+        return s.replace(x=x, momentum=momentum)

@@ -30,9 +30,7 @@ class ProjectedGradient(Attack):
     def __post_init__(self) -> None:
         """Validate the configuration."""
         Attack.__post_init__(self)
-        check_budget(
-            self.name, self.eps, norm=self.traits.norm, alpha=self.alpha, steps=self.steps
-        )
+        check_budget(self.name, self.eps, norm=self.traits.norm, alpha=self.alpha, steps=self.steps)
         if self.restarts < 1:
             raise ValueError(f"{self.name}: restarts must be at least 1, got {self.restarts}")
         if self.restarts > 1 and not self.random_start:

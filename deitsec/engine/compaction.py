@@ -34,8 +34,9 @@ class Compaction:
         """The batches to go on with."""
         for batch in batches:
             self.fallen.index_add_(0, batch.rows, (batch.kept.confirmed & batch.real).int())
-        active = [batch.real & ~batch.kept.confirmed & (self.fallen[batch.rows] == 0)
-                  for batch in batches]
+        active = [
+            batch.real & ~batch.kept.confirmed & (self.fallen[batch.rows] == 0) for batch in batches
+        ]
         left = self._count(active)
         if left is None or not self.ladder.worth(left, sum(map(len, batches))):
             return batches

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from deitsec import ops
 from deitsec.attacks.attack import Attack
+from deitsec.engine.checked_model import CheckedModel
 from deitsec.engine.exact import ExactModel
 from deitsec.engine.feed import ahead, rows_from, waves
 from deitsec.engine.graphs import GraphSteps
 from deitsec.engine.guard import attack_mode, calculation
-from deitsec.engine.checked_model import CheckedModel
 from deitsec.engine.kept import Stop
 from deitsec.engine.ladder import Ladder, make_ladder
 from deitsec.engine.memory import PeakMemory, bytes_per_row, rows_by_size, rows_that_fit
-from deitsec.engine.precision import HALVES, PRECISIONS, Precision
+from deitsec.engine.precision import PRECISIONS, Precision
 from deitsec.engine.preparation import Compile, Prepared, Wishes, compile_model, prepare
 from deitsec.engine.result import AttackResult
 from deitsec.engine.rows import Rows, check_rows

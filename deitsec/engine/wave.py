@@ -148,9 +148,7 @@ class Wave:
             start += number
         return batches
 
-    def _batch(
-        self, rows: Tensor, variants: Tensor, real: Tensor, targets: Tensor | None
-    ) -> Batch:
+    def _batch(self, rows: Tensor, variants: Tensor, real: Tensor, targets: Tensor | None) -> Batch:
         labels, aims = self.labels[rows], None
         if targets is not None:
             aims = targets[rows, variants % targets.shape[1]]

@@ -72,9 +72,7 @@ class EOT(nn.Module):
     def _draws(self, images: Tensor, flight: InFlight, sample: int) -> Tensor:
         number = self.transform.num_draws(images.shape[1:])
         wide = torch.promote_types(images.dtype, torch.float32)
-        middle = torch.full(
-            (images.shape[0], number), 0.5, dtype=wide, device=images.device
-        )
+        middle = torch.full((images.shape[0], number), 0.5, dtype=wide, device=images.device)
         stream = (flight.stream * self.num_samples + sample) % (1 << 32)
         seed = flight.seed ^ _SEED
         # the largest draw rounds to 1 in lower precision

@@ -5,8 +5,12 @@ from deitsec.ops.classification_loss import classification_loss
 from deitsec.ops.cross_entropy_loss import cross_entropy_loss
 from deitsec.ops.distillation_loss import distillation_loss, distillation_rows
 from deitsec.ops.dlr_loss import dlr_loss
+from deitsec.ops.l1_projection import l1_projection
+from deitsec.ops.l1_step import l1_step, l1_step_
+from deitsec.ops.l2_step import l2_step, l2_step_
 from deitsec.ops.linf_step import linf_step, linf_step_
 from deitsec.ops.margin_loss import margin_loss
+from deitsec.ops.momentum_step import momentum_step
 from deitsec.ops.quantize_uint8 import grey_levels, quantize_uint8
 from deitsec.ops.random_start import random_start
 from deitsec.ops.row_norms import row_norms
@@ -22,10 +26,16 @@ __all__ = [
     "distillation_rows",
     "dlr_loss",
     "grey_levels",
+    "l1_projection",
+    "l1_step",
+    "l1_step_",
+    "l2_step",
+    "l2_step_",
     "linf_step",
     "linf_step_",
     "list_ops",
     "margin_loss",
+    "momentum_step",
     "quantize_uint8",
     "random_start",
     "row_norms",

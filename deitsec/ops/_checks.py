@@ -80,3 +80,17 @@ def dtype(op: str, dtype: torch.dtype, **tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if tensor.dtype != dtype:
             raise TypeError(f"{op}: {name} must be {dtype}, got {tensor.dtype}")
+
+
+def finite(op: str, **values: float) -> None:
+    """Every value is a number that is not infinite."""
+    for name, value in values.items():
+        if not -float("inf") < value < float("inf"):
+            raise ValueError(f"{op}: {name} must be finite, got {value}")
+
+
+def rows(op: str, **tensors: Tensor) -> None:
+    """Every tensor is (rows, elements...) with at least one element a row."""
+    for name, tensor in tensors.items():
+        if tensor.ndim < 2 or 0 in tensor.shape[1:]:
+            raise ValueError(f"{op}: {name} must be (rows, elements...), got {tuple(tensor.shape)}")

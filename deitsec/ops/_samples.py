@@ -33,6 +33,22 @@ class SampleMaker:
         values = torch.randn(shape, generator=self.generator) * scale
         return values.to(self.device, self.dtype)
 
+    def hostile_rows(self, *shape: int) -> Tensor:
+        """Gaussian rows, the first nine of which a norm or a sign may stumble over."""
+        values = self.normal(*shape)
+        rows = values.flatten(1)
+        rows[0] = 0
+        rows[1] *= 1e-30
+        rows[2] *= 1e30
+        rows[3, 0] = float("nan")
+        rows[4, -1] = float("inf")
+        rows[5] = float("nan")
+        rows[6] = 0
+        rows[6, 1] = -1e-38
+        rows[7] = torch.finfo(self.dtype).max
+        rows[8, 2] = -float("inf")
+        return values
+
     def images(self, *shape: int) -> Tensor:
         """Values in [0, 1]."""
         return torch.rand(shape, generator=self.generator).to(self.device, self.dtype)

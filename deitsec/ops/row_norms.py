@@ -45,8 +45,7 @@ row_norms.backend("triton", "deitsec.kernels.row_norms:row_norms", device="cuda"
 def _check(x: Tensor, x0: Tensor) -> None:
     _checks.same_shape("row_norms", x.shape, x0=x0)
     _checks.floating("row_norms", x=x, x0=x0)
-    if x.ndim < 2 or 0 in x.shape[1:]:
-        raise ValueError(f"row_norms: x must be (rows, elements...), got {tuple(x.shape)}")
+    _checks.rows("row_norms", x=x)
 
 
 @row_norms.cost
