@@ -81,7 +81,8 @@ def full_fp32() -> Generator[None]:
     if not torch.cuda.is_available():
         yield
         return
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    backends: Any = torch.backends
+    switches = (backends.cuda.matmul, backends.cudnn.conv)
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
