@@ -26,13 +26,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, help="folder of the result files; default: benchmarks/results/<device>"
     )
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: all, 1 if quick")
     parser.add_argument("--rounds", type=int, help="interleaved rounds, at least 5; default 9")
     parser.add_argument(
         "--quick", action="store_true", help="tiny shapes and one round: to see that it runs"
     )
     parser.add_argument("-k", dest="select", default="", help="pytest's -k: only these benchmarks")
     args = parser.parse_args()
+    if args.threads is None:
+        args.threads = 1 if args.quick else os.cpu_count()
     if args.rounds is None:
         args.rounds = 1 if args.quick else 9
     elif args.rounds < LEAST_ROUNDS and not args.quick:

@@ -1,6 +1,7 @@
 """deitsec's engine in the configurations that are measured."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,12 +91,13 @@ def rows_by_step(backward: Tensor) -> list[int]:
 def work(result: AttackResult) -> dict[str, Any]:
     """Forward and backward passes: most of a row, and summed over the rows."""
     queries = result.queries
+    disagreement: float = getattr(result, "disagreement", math.nan)  # NaN: nothing was confirmed
     return {
         "forwards": int(queries.forward.max()),
         "backwards": int(queries.backward.max()),
         "sample_forwards": int(queries.forward.sum()),
         "sample_steps": int(queries.backward.sum()),
         "rows_by_step": rows_by_step(queries.backward),
-        "disagreement": getattr(result, "disagreement", None),
+        "disagreement": None if math.isnan(disagreement) else disagreement,
         "peak_memory": getattr(result, "peak_memory", None),
     }

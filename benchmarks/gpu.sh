@@ -58,9 +58,11 @@ part() {
 has() { "$python" -c "import $1" >/dev/null 2>&1; }
 
 # the checkout's deitsec, built; pip where it can, else setup.py and a copy
+# shellcheck disable=SC2329 # bash -c calls it
 build_with_pip() {
     "$python" -m pip install --quiet --no-build-isolation --no-deps --no-index --target "$1" "$2"
 }
+# shellcheck disable=SC2329 # bash -c calls it
 build_with_setup() {
     cd "$2" && "$python" setup.py --quiet build_ext --inplace &&
         mkdir -p "$1" && cp -r deitsec "$1/" && cp -r kernels "$1/deitsec/kernels"
@@ -136,7 +138,7 @@ if ! has pytest; then
 elif [ -z "$gpu" ]; then
     say "benchmarks: tiny shapes, for there is no GPU"
     for group in ops attacks compaction; do
-        part "$group" 40 0 "$python" -m benchmarks "$group" --quick --out "$out"
+        part "$group" 50 0 "$python" -m benchmarks "$group" --quick --out "$out"
         rows "$group"
     done
 else
