@@ -1,28 +1,40 @@
-"""What every benchmark here shares: the number of rounds and the bandwidth of a copy."""
-
-import os
+"""What every benchmark here shares: its settings, its result file, the bandwidth of a copy."""
 
 import pytest
 import torch
 
+from benchmarks.environment import describe
 from benchmarks.interleave import Interleaved, Side
-
-COPY_BYTES = 1 << 28
+from benchmarks.record import Record
+from benchmarks.settings import Settings
 
 
 @pytest.fixture(scope="session")
-def rounds() -> int:
+def settings() -> Settings:
+    """How much to measure."""
+    return Settings.found()
+
+
+@pytest.fixture(scope="session")
+def rounds(settings: Settings) -> int:
     """Interleaved rounds of each measurement."""
-    return int(os.environ.get("DEITSEC_BENCHMARK_ROUNDS", "5"))
+    return settings.rounds
 
 
 @pytest.fixture(scope="session")
-def copy_bandwidth() -> float:
+def record(settings: Settings) -> Record:
+    """Where a measurement leaves its row."""
+    return Record(settings.out, {**describe(settings.rounds), "quick": settings.quick})
+
+
+@pytest.fixture(scope="session")
+def copy_bandwidth(settings: Settings) -> float:
     """Bytes a second, read and written, of the best plain copy far larger than any cache."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    source = torch.rand(COPY_BYTES // 4, device=device)
+    size = 1 << (20 if settings.quick else 28)
+    source = torch.rand(size // 4, device=device)
     target = torch.empty_like(source)
     timing = Interleaved({"copy": Side(run=lambda: target.copy_(source))})
     for _ in range(11):
         timing.round()
-    return 2 * COPY_BYTES / timing.medians()["copy"]
+    return 2 * size / timing.medians()["copy"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.settings import Settings
 from deitsec import ops
 
 BLOCK_SECONDS = 2e-3
@@ -73,11 +74,15 @@ class Interleaved:
     one descheduled thread holds up every parallel region, eager PyTorch's most of all.
     """
 
-    def __init__(self, sides: dict[str, Side]) -> None:
+    def __init__(self, sides: dict[str, Side], *, calls: int | None = None) -> None:
+        """Warm every side up, unless its calls in a block are given: then it is warm already."""
         self.sides = sides
         self.times: dict[str, list[float]] = {name: [] for name in sides}
         self.disturbed = 0
-        self.patience = PATIENCE
+        self.patience = 0.0 if Settings.found().quick else PATIENCE
+        if calls is not None:
+            self.calls = dict.fromkeys(sides, calls)
+            return
         for side in sides.values():
             side.seconds(2)  # compile, load, touch the memory
         self.calls = {

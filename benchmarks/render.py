@@ -1,10 +1,11 @@
-"""Makes docs/benchmarks.md from the result files: `python -m benchmarks.render`."""
+"""Makes docs/benchmarks.md and its plots from the results: `python -m benchmarks.render`."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import verification
+from benchmarks import render_attacks, verification
+from benchmarks.tables import seconds, table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -31,20 +32,6 @@ is held to fp64: at most twice the error of plain PyTorch, or there is no number
 malloc keeps freed memory, for all sides alike (`MALLOC_*` in the result file): with glibc's
 defaults, eager PyTorch would pay page faults for each temporary and look slower than it is.
 """
-
-
-def seconds(value: float) -> str:
-    """A time with three digits and its unit."""
-    for unit, factor in (("s", 1), ("ms", 1e3)):
-        if value * factor >= 1:
-            return f"{value * factor:.3g} {unit}"
-    return f"{value * 1e6:.3g} µs"
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; all columns but the first are numbers."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def best_side(row: dict[str, Any]) -> str:
@@ -134,19 +121,32 @@ def section(result: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def main() -> None:
-    """Write the page."""
-    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/ops.json"))]
-    parts = [HEAD, *(section(result) for result in results)]
-    for path in sorted(RESULTS.glob("*/verify.json")):
+def load(results: Path, group: str) -> list[dict[str, Any]]:
+    """A group's results, one a device; those of a quick run are none."""
+    found = [json.loads(path.read_text()) for path in sorted(results.glob(f"*/{group}.json"))]
+    return [result for result in found if not result.get("quick") and result["rows"]]
+
+
+def page(results: Path, images: Path) -> str:
+    """The whole page; plots go to the folder `images`."""
+    ops = load(results, "ops")
+    parts = [HEAD, *(section(result) for result in ops)]
+    for path in sorted(results.glob("*/verify.json")):
         parts.append(verification.section(json.loads(path.read_text())))
-    if not any(result["cuda"] for result in results):
+    if not any(result["cuda"] for result in ops):
         parts.append(
             "## GPU\n\nNot measured: no result file of a CUDA device is there. The CUDA and Triton "
             "kernels are compiled for sm_80 and sm_90 in the tests, the Triton ones also run "
             "interpreted; run `python -m benchmarks` on a GPU to add its section.\n"
         )
-    PAGE.write_text("\n".join(parts))
+    parts.append(render_attacks.attacks(load(results, "attacks"), images))
+    parts.append(render_attacks.compaction(load(results, "compaction"), images))
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """Write the page and its plots."""
+    PAGE.write_text(page(RESULTS, PAGE.parent / "img"))
     print(f"wrote {PAGE}")
 
 

@@ -1,15 +1,18 @@
 """The ops: eager PyTorch, torch.compile and every backend that runs here, interleaved."""
 
 import copy
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.cases import Case, headline, sweep, targets
 from benchmarks.interleave import Interleaved, Side
 from benchmarks.parity import assert_parity, widened
+from benchmarks.record import Record
+from benchmarks.settings import Settings
 from deitsec import ops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,10 +40,15 @@ def check_parity(case: Case, backend: str, inputs: tuple[Any, ...]) -> None:
     assert_parity(found, expected, exact)
 
 
-def measure(
-    kind: str, case: Case, benchmark: BenchmarkFixture, copy_bandwidth: float, rounds: int
-) -> None:
-    """Time all sides, and leave the row in the benchmark's record."""
+def chosen(cases: Iterable[Case]) -> list[Case]:
+    """All of them, or the few small ones of a quick run."""
+    if not Settings.found().quick:
+        return list(cases)
+    return [case for case in cases if math.prod(case.shape) <= 1000 and not case.compiled]
+
+
+def measure(kind: str, case: Case, record: Record, copy_bandwidth: float, rounds: int) -> None:
+    """Time all sides, and leave the row in the record."""
     torch.manual_seed(0)
     subject = case.subject
     inputs = subject.make(case.shape, case.dtype, DEVICE)
@@ -58,8 +66,9 @@ def measure(
     for name in names:
         sides[name] = Side(run=lambda: subject.fused(*inputs), backend=name)
     timing = Interleaved(sides)
-    benchmark.pedantic(timing.round, rounds=rounds, iterations=1)
-    benchmark.extra_info.update(kind=kind, **row(case, inputs, timing, copy_bandwidth))
+    for _ in range(rounds):
+        timing.round()
+    record.add({"kind": kind, **row(case, inputs, timing, copy_bandwidth)})
 
 
 def row(
@@ -111,15 +120,13 @@ def _defaults(name: str) -> tuple[Any, ...]:
     return (0,) if name == "random_start" else ()
 
 
-@pytest.mark.parametrize("case", list(headline()), ids=str)
-def test_headline(
-    case: Case, benchmark: BenchmarkFixture, copy_bandwidth: float, rounds: int
-) -> None:
+@pytest.mark.parametrize("case", chosen(headline()), ids=str)
+def test_headline(case: Case, record: Record, copy_bandwidth: float, rounds: int) -> None:
     """The shapes that the targets are about."""
-    measure("headline", case, benchmark, copy_bandwidth, rounds)
+    measure("headline", case, record, copy_bandwidth, rounds)
 
 
-@pytest.mark.parametrize("case", list(sweep()), ids=str)
-def test_sweep(case: Case, benchmark: BenchmarkFixture, copy_bandwidth: float, rounds: int) -> None:
+@pytest.mark.parametrize("case", chosen(sweep()), ids=str)
+def test_sweep(case: Case, record: Record, copy_bandwidth: float, rounds: int) -> None:
     """Every op from 1,000 to 10 million elements."""
-    measure("sweep", case, benchmark, copy_bandwidth, rounds)
+    measure("sweep", case, record, copy_bandwidth, rounds)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
+from deitsec.cli.bench import bench
 from deitsec.cli.distill import distill
 from deitsec.cli.doctor import doctor
 from deitsec.cli.list import list_app
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(verify)
 app.command()(train)
 app.command()(distill)
+app.command()(bench)
 app.command()(doctor)
 app.add_typer(list_app)
 
