@@ -64,7 +64,7 @@ class State:
     """What changes while an attack runs; attacks that carry more add fields.
 
     Every field is a tensor with the rows first, so that the engine can move rows between batches
-    without knowing the attack; one that belongs to no row is declared by `shared()`.
+    without knowing the attack; one that belongs to no row is declared by `field(metadata=SHARED)`.
 
     Attributes:
         x: (B, C, H, W) the iterate, in [0, 1].
@@ -77,9 +77,8 @@ class State:
         return dataclasses.replace(self, **changes)
 
 
-def shared(**options: Any) -> Any:
-    """Declare a field that belongs to no row: it stays as it is when rows are picked."""
-    return dataclasses.field(metadata={"shared": True}, **options)
+# of a field that belongs to no row: `field(metadata=SHARED)`; it stays when rows are picked
+SHARED = {"shared": True}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

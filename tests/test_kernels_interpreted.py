@@ -10,7 +10,6 @@ out for time: fp16 rows above 10,000 elements, which differ from bf16 in the loa
 
 import contextlib
 import functools
-import importlib
 import itertools
 import json
 import os
@@ -316,15 +315,6 @@ def check_steps_of_an_imagenet_row() -> None:
             assert_as_good(got, reference, exact, f"{name}, output {i}")
 
 
-def check_momentum_step_in_place() -> None:
-    x, grad, momentum, *rest = step_arguments(2, 5001)["momentum_step"]
-    expected = run_kernel("momentum_step", x, grad, momentum, *rest)
-    launcher = importlib.import_module("deitsec.kernels.momentum_step").momentum_step_
-    assert launcher(x, grad, momentum, *rest) is None
-    assert_bitwise(x, expected[0], "x")
-    assert_bitwise(momentum, expected[1], "momentum")
-
-
 def check_every_level_survives_quantisation() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     images = levels.float() / 255
@@ -359,7 +349,6 @@ EXTRAS = (
     check_norms_of_an_imagenet_row,
     check_rows_of_steps_do_not_depend_on_each_other,
     check_steps_of_an_imagenet_row,
-    check_momentum_step_in_place,
     check_every_level_survives_quantisation,
     check_every_case_of_the_best_row,
 )

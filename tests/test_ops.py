@@ -128,7 +128,7 @@ def test_inplace_form_equals_the_functional_one(
             assert len(as_tuple(result)) == len(rest)
             assert all(map(torch.equal, as_tuple(result), rest))
         else:
-            assert result is args[at[0]]
+            assert all(a is args[i] for a, i in zip(as_tuple(result), at, strict=True))
         for i, value in zip(at, expected, strict=False):
             assert torch.equal(args[i], value), f"argument {i}"
         for i, (argument, old) in enumerate(zip(args, before, strict=True)):

@@ -41,7 +41,7 @@ def attention_of(ask: Callable[[], object]) -> tuple[str, str] | None:
     if watch.seen is None:
         return None
     query, key, value = watch.seen
-    number = torch._fused_sdp_choice(query, key, value)  # pyright: ignore[reportPrivateUsage]
+    number = int(torch.ops.aten._fused_sdp_choice(query, key, value))
     names = [name for name, backend in BACKENDS.items() if int(backend.value) == number]
     shape = "x".join(map(str, query.shape))
     dtype = str(query.dtype).removeprefix("torch.")

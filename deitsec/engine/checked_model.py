@@ -1,6 +1,7 @@
 """A model whose answers are checked and counted."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +18,7 @@ class CheckedModel:
         labels: (N,) int64 of all rows; every label must be one of the K classes.
     """
 
-    def __init__(self, model: Callable[[Tensor], Tensor], labels: Tensor) -> None:
+    def __init__(self, model: Callable[[Tensor], Any], labels: Tensor) -> None:
         self.model = model
         self.labels = labels
         self._highest = int(labels.max())

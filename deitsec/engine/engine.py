@@ -127,7 +127,7 @@ class Engine:
             labels: (B,) integer true classes.
             targets: (B,) integer classes to aim at, each other than its label; None leaves the
                 choice to `attack.target`, and attacks untargeted where that is None too.
-            sample_ids: (B,) int64 identity of each row, in 0 to 2**48 - 1; None numbers them from 0.
+            sample_ids: (B,) int64 identity of each row, 0 to 2**48 - 1; None numbers them from 0.
             progress: called with (rows done, rows in all), the rows still under attack counted by
                 the share of their steps; rows in all is 0 where an iterable does not say.
 
@@ -278,8 +278,11 @@ class Engine:
         return ladder.top * max(1, batches)
 
     def _course(self, attack: Attack, prepared: Prepared, ladder: Ladder) -> Course:
-        eps = getattr(attack, "eps", None)
-        bounded = eps is not None and attack.traits.norm == "linf"
+        levels: int | None = None
+        if self.quantize:
+            eps: float | None = getattr(attack, "eps", None)
+            bounded = attack.traits.norm == "linf"
+            levels = ops.grey_levels(eps) if eps is not None and bounded else 255
         return Course(
             attack=attack,
             seed=self.seed,
@@ -290,7 +293,7 @@ class Engine:
             steps=self._steps_of(attack),
             same_model=prepared.same_model and not _draws(self.model),
             confirmed=prepared.reduced or self.quantize or _draws(self.model),
-            levels=(ops.grey_levels(eps) if bounded else 255) if self.quantize else None,
+            levels=levels,
         )
 
     def _steps_of(self, attack: Attack) -> Steps:

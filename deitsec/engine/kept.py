@@ -1,6 +1,6 @@
 """What is kept of each row while an attack runs: the best image so far, and what became of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Self
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deitsec import ops
 from deitsec.engine.goal import Goal
-from deitsec.types import shared
+from deitsec.types import SHARED
 
 Stop = Literal["first_success", "never"]
 
@@ -43,7 +43,7 @@ class Kept:
     claims: Tensor
     refuted: Tensor
     rechecks: Tensor
-    clock: Tensor = shared()
+    clock: Tensor = field(metadata=SHARED)
 
     @classmethod
     def nothing(cls, x: Tensor) -> Self:

@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import Generator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+_cudnn: Any = torch.backends.cudnn  # its switches are set up when it is imported
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -26,7 +27,7 @@ def _fp32_means(meaning: str) -> Generator[None]:
     if not torch.cuda.is_available():
         yield
         return
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, _cudnn.conv)
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:

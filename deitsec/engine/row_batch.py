@@ -14,7 +14,7 @@ def take_rows(record: Record, index: Tensor) -> Record:
     """The rows of a record at `index` (R,), in that order.
 
     Every tensor of the record, and of the records within it, has its rows first, but for the
-    fields declared by `deitsec.types.shared`; what is no tensor is passed on.
+    fields marked by `deitsec.types.SHARED`; what is no tensor is passed on.
     """
     return _map([record], lambda tensors: tensors[0].index_select(0, index))
 

@@ -21,7 +21,8 @@ def fastest(
 ) -> tuple[str, dict[str, float]]:
     """The name of the fastest way and the least seconds of each; the first wins near ties.
 
-    The least and not the median: other processes can only slow a way down. Ways that raise a RuntimeError are left out, but the first must work.
+    The least and not the median: other processes can only slow a way down. Ways that raise a
+    RuntimeError are left out, but the first must work.
     """
     seconds: dict[str, list[float]] = {}
     for name, way in ways.items():

@@ -51,6 +51,7 @@ _HOMES = {
     "checkpoint_error": ("CheckpointError",),
     "classifier": ("HEADS", "Classifier"),
     "deit": ("deit_micro",),
+    "eot": ("EOT",),
     "model_card": ("ModelCard",),
     "networks": (
         "logistic_regression",

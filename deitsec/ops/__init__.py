@@ -10,7 +10,7 @@ from deitsec.ops.l1_step import l1_step, l1_step_
 from deitsec.ops.l2_step import l2_step, l2_step_
 from deitsec.ops.linf_step import linf_step, linf_step_
 from deitsec.ops.margin_loss import margin_loss
-from deitsec.ops.momentum_step import momentum_step
+from deitsec.ops.momentum_step import momentum_step, momentum_step_
 from deitsec.ops.quantize_uint8 import grey_levels, quantize_uint8
 from deitsec.ops.random_start import random_start
 from deitsec.ops.row_norms import row_norms
@@ -36,6 +36,7 @@ __all__ = [
     "list_ops",
     "margin_loss",
     "momentum_step",
+    "momentum_step_",
     "quantize_uint8",
     "random_start",
     "row_norms",

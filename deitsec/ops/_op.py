@@ -152,7 +152,8 @@ class Op(Generic[P, R]):
                 self._check(*args)
             result = self._run(*args)
         if self._gives_changed:
-            return args[self.mutates[0]]  # pyright: ignore[reportReturnType]
+            changed = tuple(args[i] for i in self.mutates)
+            return changed if len(changed) > 1 else changed[0]  # pyright: ignore[reportReturnType]
         return result
 
     def backend(
@@ -292,7 +293,7 @@ def op(schema: str, *, inplace: str | tuple[str, ...] = ()) -> Callable[[Callabl
         inplace: name of the argument, or names of those, that a second form changes; that form is
             `op.inplace`, named with a trailing underscore. They become the first outputs of the
             functional form, in this order, and what remains is returned: one tensor or a tuple.
-            A form of one output returns the changed argument.
+            Where nothing remains, the changed arguments themselves are returned.
 
     Returns:
         A decorator that makes an `Op` of the function; the function stays its reference, its
@@ -329,7 +330,6 @@ def _inplace_form(
     for alias, argument in zip("abcdefgh", changed, strict=False):
         arguments = re.sub(rf"Tensor {argument}\b", f"Tensor({alias}!) {argument}", arguments)
     num_rest = outputs.count("Tensor") - len(changed)
-    assert num_rest >= (len(changed) > 1), f"{name}: {outputs} leaves nothing to return"
     returned = {0: "()", 1: "Tensor"}.get(num_rest, f"({', '.join(['Tensor'] * num_rest)})")
     form = Op(f"{name}_", f"{arguments} -> {returned}", cast(Callable[P, Any], change))
     form.__name__ = name + "_"  # pyright: ignore[reportAttributeAccessIssue]

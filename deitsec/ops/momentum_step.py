@@ -14,7 +14,8 @@ from deitsec.ops.linf_step import linf_step
 
 @op(
     "(Tensor x, Tensor grad, Tensor momentum, Tensor x0, float decay, float alpha, float eps) "
-    "-> (Tensor, Tensor)"
+    "-> (Tensor, Tensor)",
+    inplace=("x", "momentum"),
 )
 def momentum_step(
     x: Tensor,
@@ -63,6 +64,8 @@ def momentum_step(
 
 momentum_step.backend("cpp", "torch.ops.deitsec_cpp.momentum_step", device="cpu")
 momentum_step.backend("triton", "deitsec.kernels.momentum_step:momentum_step", device="cuda")
+assert momentum_step.inplace is not None
+momentum_step_ = momentum_step.inplace
 
 
 @momentum_step.check
