@@ -187,6 +187,27 @@ def test_two_classes_left_by_the_mask_have_a_margin_and_no_ratio(backend: str) -
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_long_row_means_what_a_short_one_does(name: str, backend: str) -> None:
+    """Kernels take them apart in other ways; ties, NaN and infinities fall out the same."""
+    values = torch.tensor([0.0, 1, 2, 3, torch.nan, torch.inf, -torch.inf])
+    logits = values[torch.randint(0, 7, (200, 6))]
+    logits[100:] = values[torch.randint(0, 3, (100, 6))]
+    labels, targets = torch.randint(0, 6, (2, 200))
+    classes = (labels, targets) if name == "targeted_dlr_loss" else (labels,)
+    longer = torch.cat([logits, torch.full((200, 150), -torch.inf)], 1)
+    with ops.use(backend):
+        loss, gradient, predicted = ops.list_ops()[name](longer, *classes)
+    expected = ops.list_ops()[name].reference(logits, *classes)
+    torch.testing.assert_close(loss, expected[0], equal_nan=True)
+    regular = loss.isfinite()
+    torch.testing.assert_close(gradient[regular, :6], expected[1][regular])
+    assert not gradient[regular, 6:].any()
+    assert torch.equal(predicted, expected[2])
+    assert regular.sum() > 100
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_target_that_is_the_label_gives_nothing(backend: str) -> None:
     logits, labels, _ = ranked_rows(SampleMaker(), 7)
     with ops.use(backend):
