@@ -154,7 +154,7 @@ def test_op_compiles_without_a_graph_break(name: str) -> None:
     op = ops.list_ops()[name]
     (args, *_) = (a for a in samples(name.removesuffix("_"), torch.float32) if len(a[0]) > 1)
     expected = as_tuple(op(*clone(args)))
-    torch.compiler.reset()  # the lambda is one to dynamo, which compiles it for 8 ops and then stops
+    torch.compiler.reset()  # to dynamo the lambda is one, and it stops after 8 ops
     compiled = torch.compile(lambda *a: op(*a), fullgraph=True, backend="aot_eager")
     for ours, theirs in zip(as_tuple(compiled(*clone(args))), expected, strict=True):
         assert torch.equal(ours, theirs)
