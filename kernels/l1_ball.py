@@ -12,17 +12,17 @@ import triton
 import triton.language as tl
 
 # 8 elements of each operand a thread
-LONGEST_CHUNK, ELEMENTS = 4096, 8
+_LONGEST_CHUNK, _ELEMENTS = 4096, 8
 _CLOSE = tl.constexpr(1e-6)
 
 
 def options_for(elements: int) -> dict[str, int | bool]:
     """Chunk and warps for rows of so many elements."""
-    chunk = min(LONGEST_CHUNK, max(256, triton.next_power_of_2(elements)))
+    chunk = min(_LONGEST_CHUNK, max(256, triton.next_power_of_2(elements)))
     # left to itself ptxas gives 64 registers to some of these, and spills one to do so
     return {
         "chunk": chunk,
-        "num_warps": chunk // (32 * ELEMENTS),
+        "num_warps": chunk // (32 * _ELEMENTS),
         "maxnreg": 128,
         "enable_fp_fusion": False,
     }

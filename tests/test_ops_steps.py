@@ -154,6 +154,19 @@ def test_l1_projection_meets_breakpoints_that_coincide(backend: str) -> None:
 
 
 @each_backend
+def test_l1_projection_leaves_a_nan_where_it_is(backend: str) -> None:
+    make = SampleMaker()
+    x0, z = make.images(2, 101), make.normal(2, 101)
+    z[:, 7] = float("nan")
+    without = z.clone()
+    without[:, 7] = x0[:, 7]
+    with ops.use(backend):
+        out, expected = ops.l1_projection(z, x0, 3.0), ops.l1_projection(without, x0, 3.0)
+    expected[:, 7] = float("nan")
+    assert torch.equal(out.nan_to_num(7), expected.nan_to_num(7))
+
+
+@each_backend
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_l1_step_is_the_oracles(backend: str, shape: tuple[int, ...]) -> None:
     x, grad, x0 = iterate(*shape)

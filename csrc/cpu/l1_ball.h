@@ -119,7 +119,7 @@ inline double find_lambda(Perturbation& v, double eps) {
     return Point{lambda, full + now.norm, static_cast<double>(now.active)};
   };
   Point low = at(0.0), now = low;
-  if (!(now.norm > eps)) return 0.0;  // a NaN among them is left to itself
+  if (!(now.norm > eps)) return 0.0;
   double high = largest(v.sizes.data(), v.count);
   for (int round = 1; std::fabs(now.norm - eps) > kClose * eps; ++round) {
     const auto between = [&](double lambda) { return lambda > low.lambda && lambda < high; };

@@ -39,13 +39,13 @@ struct Selection {
   int64_t count;
 };
 
-// Moves the ranks of the bin that holds the k-th largest to the front, and says how many they are
-// and how many lie above.
+// The bin of the histogram that holds the k-th largest: its ranks, and those in higher bins.
 struct Bin {
   int64_t size;
   int64_t above;
 };
 
+// Moves the ranks of that bin to the front.
 Bin gather_bin(uint32_t* ranks, int64_t size, int64_t k) {
   // two histograms, so that equal neighbours do not wait for each other
   std::array<std::array<uint32_t, kBins>, 2> counts{};

@@ -152,7 +152,7 @@ class Op(Generic[P, R]):
                 self._check(*args)
             result = self._run(*args)
         if self._gives_changed:
-            changed = tuple(args[i] for i in self.mutates)
+            changed: tuple[Any, ...] = tuple(args[i] for i in self.mutates)
             return changed if len(changed) > 1 else changed[0]  # pyright: ignore[reportReturnType]
         return result
 

@@ -18,7 +18,8 @@ def l1_projection(z: Tensor, x0: Tensor, eps: float) -> Tensor:
     With `v = z - x0` and the room `m = 1 - x0 where v > 0, else x0`, the perturbation is
     `sign(v) * clip(|v| - lambda, 0, m)`; lambda is 0 where that stays in the ball, else the number
     that makes its L1 norm eps (Croce & Hein, "Mind the box", arXiv:2103.01208, proposition 2.1).
-    No gradient flows through it. In bf16 and fp16 the result is rounded once.
+    A NaN stays where it is and counts for nothing. No gradient flows through it. In bf16 and fp16
+    the result is rounded once.
 
     Args:
         z: (B, ...) points; fp32, bf16, fp16 (fp64 by the reference).
@@ -48,6 +49,7 @@ def project(delta: Tensor, clean: Tensor, eps: float) -> Tensor:
 
 def _find_lambda(size: Tensor, room: Tensor, eps: float) -> Tensor:
     """(B, 1) lambdas of fp64 rows; in fp32 the sums over breakpoints would cancel."""
+    size = torch.where(size.isnan(), 0, size)  # a NaN is left to itself
     full = (size - room).clamp_min(0)  # an entry stays at its room until lambda is here
     # the norm falls with lambda: an entry is in the sum below `size`, and out of it below `full`
     breaks, order = torch.cat([size, full], 1).sort(1, descending=True)
