@@ -118,6 +118,7 @@ if [ ! -d "$site/deitsec" ]; then
     cp -r "$root/deitsec" "$site/" && cp -r "$root/kernels" "$site/deitsec/kernels"
     say "build: goes on with plain PyTorch and Triton"
 fi
+export GIT_PYTHON_REFRESH=quiet # foolbox imports GitPython, which wants a git
 # the built package first; the checkout, whose deitsec/ has no libraries, last
 export PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 DEITSEC_CACHE=$work/cache
 export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}:$root

@@ -156,7 +156,7 @@ def _named(name: str) -> Callable[[], Classifier]:
 NETWORKS = {
     network.name: network
     for network in (
-        Network(name="small_cnn 28", recipe=UNDEFENDED, eps=0.15, rows=(256, 1000)),
+        Network(name="small_cnn 28", recipe=UNDEFENDED, eps=0.12, rows=(256, 1000)),
         Network(name="small_cnn 28 adversarial", recipe=DEFENDED, eps=0.1, rows=(256, 1000)),
         Network(name="resnet18 32", build=_resnet18, rows=(32, 512)),
         Network(name="resnet50 224", build=_named("resnet50"), rows=(4, 64)),

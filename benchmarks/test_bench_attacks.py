@@ -25,7 +25,8 @@ CASES = (
 
 @functools.lru_cache(maxsize=1)
 def engines(name: str) -> Engines:
-    """The engines of a network; those of the last one are let go."""
+    """The engines of a network; those of the last one, and what was compiled for it, are let go."""
+    torch.compiler.reset()
     return Engines({**NETWORKS, QUICK.name: QUICK}[name].subject(DEVICE))
 
 

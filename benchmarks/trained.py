@@ -42,7 +42,7 @@ class Recipe:
 
 
 UNDEFENDED = Recipe(name="small_cnn")
-DEFENDED = Recipe(name="small_cnn_adversarial", eps=0.1, updates=400, attack_steps=4)
+DEFENDED = Recipe(name="small_cnn_adversarial", eps=0.1, updates=300, attack_steps=3)
 BATCH = 128
 
 
