@@ -54,7 +54,7 @@ def run_group(args: argparse.Namespace) -> int:
     before = out.stat().st_mtime_ns if out.exists() else None
     Settings(rounds=args.rounds, quick=args.quick, out=out).export()
     files = [str(HERE / name) for name in GROUPS[args.group]]
-    code = pytest.main([*files, "-q", "-pno:cacheprovider", "-k", args.select])
+    code = pytest.main([*files, "-q", "-pno:cacheprovider", "--benchmark-quiet", "-k", args.select])
     written = out.exists() and out.stat().st_mtime_ns != before
     print(f"wrote {out}" if written else "nothing was measured")
     return int(code)

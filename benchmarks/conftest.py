@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.environment import describe
 from benchmarks.interleave import Interleaved, Side
 from benchmarks.record import Record
+from benchmarks.repeat import Repeat
 from benchmarks.settings import Settings
 
 
@@ -15,10 +17,10 @@ def settings() -> Settings:
     return Settings.found()
 
 
-@pytest.fixture(scope="session")
-def rounds(settings: Settings) -> int:
-    """Interleaved rounds of each measurement."""
-    return settings.rounds
+@pytest.fixture
+def repeat(settings: Settings, benchmark: BenchmarkFixture) -> Repeat:
+    """Does the interleaved rounds of a measurement."""
+    return Repeat(benchmark=benchmark, rounds=settings.rounds)
 
 
 @pytest.fixture(scope="session")

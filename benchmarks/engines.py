@@ -1,6 +1,5 @@
 """deitsec's engine in the configurations that are measured."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -38,14 +37,11 @@ class Configuration:
         """Why it cannot be measured here, or None."""
         if self.needs_gpu and device != "cuda":
             return f"{self.precision} needs a GPU"
-        if self.precision != "fp32" and "precision" not in engine_options():
-            return "this engine computes in fp32 only"
         return None
 
     def engine(self, model: nn.Module, rows: int) -> Engine:
         """An engine that takes all rows together."""
-        known = {name: v for name, v in self.options.items() if name in engine_options()}
-        return Engine(model, batch_size=rows, **known)
+        return Engine(model, batch_size=rows, **self.options)
 
 
 FLOOR_SIDE = "deitsec fp32"
@@ -62,11 +58,6 @@ CONFIGURATIONS = (
 )
 
 
-def engine_options() -> set[str]:
-    """What this version of the engine can be told."""
-    return {field.name for field in dataclasses.fields(Engine)}
-
-
 def attack_of(eps: float, steps: int) -> PGD:
     """PGD with the step size that all sides take."""
     return PGD(eps=eps, alpha=step_size(eps, steps), steps=steps)
@@ -77,12 +68,6 @@ def step_size(eps: float, steps: int) -> float:
     return 2.5 * eps / steps
 
 
-def explained(engine: Engine) -> dict[str, str]:
-    """What the engine says of how it ran, where it says it."""
-    explain = getattr(engine, "explain", None)
-    return {} if explain is None else explain()
-
-
 def rows_by_step(backward: Tensor) -> list[int]:
     """Rows that took the first gradient step, the second, and so on; their sum is sample-steps."""
     return [int((backward > step).sum()) for step in range(int(backward.max()))]
@@ -91,7 +76,7 @@ def rows_by_step(backward: Tensor) -> list[int]:
 def work(result: AttackResult) -> dict[str, Any]:
     """Forward and backward passes: most of a row, and summed over the rows."""
     queries = result.queries
-    disagreement: float = getattr(result, "disagreement", math.nan)  # NaN: nothing was confirmed
+    disagreement = result.disagreement  # NaN: nothing was confirmed
     return {
         "forwards": int(queries.forward.max()),
         "backwards": int(queries.backward.max()),
@@ -99,5 +84,5 @@ def work(result: AttackResult) -> dict[str, Any]:
         "sample_steps": int(queries.backward.sum()),
         "rows_by_step": rows_by_step(queries.backward),
         "disagreement": None if math.isnan(disagreement) else disagreement,
-        "peak_memory": getattr(result, "peak_memory", None),
+        "peak_memory": result.peak_memory,
     }

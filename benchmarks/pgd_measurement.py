@@ -1,8 +1,7 @@
 """Measures the sides of one PGD case: the gate first, then the rounds, then the row."""
 
 import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,9 @@ from benchmarks.gate import Gate, judge
 from benchmarks.interleave import Interleaved, Side, synchronize
 from benchmarks.models import Subject
 from benchmarks.pgd_sides import PGDSide, Sides, adversarial, facts_of
+from benchmarks.repeat import Repeat
 from deitsec.engine import AttackResult
+from deitsec.engine.precision import full_fp32
 
 LONG_ROUND = 60.0  # seconds; longer ones are measured less often, so that all take this much:
 LONG_CASE = 300.0
@@ -38,14 +39,14 @@ class Tried:
 
 
 def measure(
-    subject: Subject, sides: Sides, rounds: int, case: Mapping[str, Any], *, floor: bool = True
+    subject: Subject, sides: Sides, repeat: Repeat, case: Mapping[str, Any], *, floor: bool = True
 ) -> dict[str, Any]:
     """The row of one case; without times where the gate failed.
 
     Args:
         subject: network, images, radius.
         sides: what is measured.
-        rounds: interleaved rounds wanted.
+        repeat: does interleaved rounds, as many as are wanted or fewer.
         case: what names the row.
         floor: whether the model alone is a side too.
     """
@@ -70,27 +71,9 @@ def measure(
             "sides": sides_of(tried, gate),
         }
         if gate.passed:
-            timing = time_all(subject, tried, rounds, floor=floor)
-            add_times(row, timing, rounds)
+            timing = time_all(subject, tried, repeat, floor=floor)
+            add_times(row, timing, repeat.rounds)
     return row
-
-
-@contextmanager
-def full_fp32() -> Generator[None]:
-    """Everything that says fp32 is: cuDNN takes TF32 for convolutions by default."""
-    if not torch.cuda.is_available():
-        yield
-        return
-    backends: Any = torch.backends
-    switches = (backends.cuda.matmul, backends.cudnn.conv)
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
 
 
 def try_all(sides: Sides) -> Tried:
@@ -120,7 +103,7 @@ def sides_of(tried: Tried, gate: Gate) -> dict[str, dict[str, Any]]:
     }
 
 
-def time_all(subject: Subject, tried: Tried, rounds: int, *, floor: bool) -> Interleaved:
+def time_all(subject: Subject, tried: Tried, repeat: Repeat, *, floor: bool) -> Interleaved:
     """Interleaved rounds over the sides, and over the floor under ours in fp32."""
     timed = {name: Side(run=side.run) for name, side in tried.sides.items()}
     ours = tried.results.get(FLOOR_SIDE)
@@ -137,10 +120,8 @@ def time_all(subject: Subject, tried: Tried, rounds: int, *, floor: bool) -> Int
     start = time.perf_counter()
     timing.round()
     took = time.perf_counter() - start
-    if took > LONG_ROUND:
-        rounds = min(rounds, max(1, int(LONG_CASE / took)))
-    for _ in range(rounds - 1):
-        timing.round()
+    most = max(1, int(LONG_CASE / took)) if took > LONG_ROUND else repeat.rounds
+    repeat(timing.round, done=1, most=most)
     return timing
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.engines import CONFIGURATIONS, Configuration, attack_of, explained, step_size, work
+from benchmarks.engines import CONFIGURATIONS, Configuration, attack_of, step_size, work
 from benchmarks.floor import frozen, tuned_pgd
 from benchmarks.models import Subject
 from benchmarks.peers import PEERS
@@ -119,7 +119,7 @@ def facts_of(side: PGDSide, result: Tensor | AttackResult) -> dict[str, Any]:
     if isinstance(result, AttackResult):
         facts |= work(result)
     if side.engine is not None:
-        facts["explain"] = explained(side.engine)
+        facts["explain"] = side.engine.explain()
     return facts
 
 

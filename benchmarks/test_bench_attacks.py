@@ -9,6 +9,7 @@ from benchmarks.models import NETWORKS, QUICK
 from benchmarks.pgd_measurement import held, measure
 from benchmarks.pgd_sides import Engines, all_sides
 from benchmarks.record import Record
+from benchmarks.repeat import Repeat
 from benchmarks.settings import Settings
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -31,10 +32,10 @@ def engines(name: str) -> Engines:
 
 
 @pytest.mark.parametrize(("name", "steps"), CASES, ids=lambda value: str(value).replace(" ", "-"))
-def test_pgd(name: str, steps: int, record: Record, rounds: int) -> None:
+def test_pgd(name: str, steps: int, record: Record, repeat: Repeat) -> None:
     """One network, one number of steps."""
     kept = engines(name)
     case = {"kind": "pgd", "network": name, "steps": steps, "device": DEVICE}
-    row = measure(kept.subject, all_sides(kept, steps, DEVICE), rounds, case)
+    row = measure(kept.subject, all_sides(kept, steps, DEVICE), repeat, case)
     record.add(row)
     held(row)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from benchmarks.interleave import Interleaved, Side
 from benchmarks.record import Record
+from benchmarks.repeat import Repeat
 from benchmarks.settings import Settings
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,7 +55,7 @@ def assert_same(found: Runs, plain: Runs, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("heads", HEADS)
-def test_padding(heads: int, dtype: torch.dtype, record: Record, rounds: int) -> None:
+def test_padding(heads: int, dtype: torch.dtype, record: Record, repeat: Repeat) -> None:
     """Each number of tokens as it is, and the larger one padded."""
     runs = {str(count): attention(heads, count, count, dtype) for count in TOKENS}
     for room in PADDED:
@@ -62,8 +63,7 @@ def test_padding(heads: int, dtype: torch.dtype, record: Record, rounds: int) ->
         runs[name] = attention(heads, TOKENS[1], room, dtype)
         assert_same(runs[name], runs[str(TOKENS[1])], dtype)
     timing = Interleaved({name: Side(run=run) for name, (run, _) in runs.items()})
-    for _ in range(rounds):
-        timing.round()
+    repeat(timing.round)
     record.add(
         {
             "kind": "attention",

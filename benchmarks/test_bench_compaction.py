@@ -17,6 +17,7 @@ from benchmarks.peers import PEERS
 from benchmarks.pgd_measurement import held, measure
 from benchmarks.pgd_sides import Engines, PGDSide, Sides, fixed_work, our_side
 from benchmarks.record import Record
+from benchmarks.repeat import Repeat
 from benchmarks.settings import Settings
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -64,7 +65,7 @@ def peer_side(engines: Engines) -> PGDSide | str:
 
 
 @pytest.mark.parametrize("name", CASES, ids=lambda name: name.replace(" ", "-"))
-def test_compaction(name: str, record: Record, rounds: int) -> None:
+def test_compaction(name: str, record: Record, repeat: Repeat) -> None:
     """Sample-steps and wall time, on and off."""
     engines = Engines(CASES[name].subject(DEVICE, ROWS))
     ready = {c.name: our_side(engines, c, STEPS, BATCH) for c in CONFIGURATIONS}
@@ -81,7 +82,7 @@ def test_compaction(name: str, record: Record, rounds: int) -> None:
         "device": DEVICE,
         "rows_together": BATCH,
     }
-    row = measure(engines.subject, Sides(ready=ready, missing=missing), rounds, case, floor=False)
+    row = measure(engines.subject, Sides(ready=ready, missing=missing), repeat, case, floor=False)
     if row["gate"]["passed"] and {ON, OFF} <= row["sides"].keys():
         seconds = {side: row["sides"][side]["seconds"] for side in (ON, OFF)}
         row["overhead_of_compaction"] = seconds[ON] / seconds[OFF] - 1

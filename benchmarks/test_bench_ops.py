@@ -12,6 +12,7 @@ from benchmarks.cases import Case, headline, sweep, targets
 from benchmarks.interleave import Interleaved, Side
 from benchmarks.parity import assert_parity, widened
 from benchmarks.record import Record
+from benchmarks.repeat import Repeat
 from benchmarks.settings import Settings
 from deitsec import ops
 
@@ -47,7 +48,7 @@ def chosen(cases: Iterable[Case]) -> list[Case]:
     return [case for case in cases if math.prod(case.shape) <= 1000 and not case.compiled]
 
 
-def measure(kind: str, case: Case, record: Record, copy_bandwidth: float, rounds: int) -> None:
+def measure(kind: str, case: Case, record: Record, copy_bandwidth: float, repeat: Repeat) -> None:
     """Time all sides, and leave the row in the record."""
     torch.manual_seed(0)
     subject = case.subject
@@ -66,8 +67,7 @@ def measure(kind: str, case: Case, record: Record, copy_bandwidth: float, rounds
     for name in names:
         sides[name] = Side(run=lambda: subject.fused(*inputs), backend=name)
     timing = Interleaved(sides)
-    for _ in range(rounds):
-        timing.round()
+    repeat(timing.round)
     record.add({"kind": kind, **row(case, inputs, timing, copy_bandwidth)})
 
 
@@ -121,12 +121,12 @@ def _defaults(name: str) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("case", chosen(headline()), ids=str)
-def test_headline(case: Case, record: Record, copy_bandwidth: float, rounds: int) -> None:
+def test_headline(case: Case, record: Record, copy_bandwidth: float, repeat: Repeat) -> None:
     """The shapes that the targets are about."""
-    measure("headline", case, record, copy_bandwidth, rounds)
+    measure("headline", case, record, copy_bandwidth, repeat)
 
 
 @pytest.mark.parametrize("case", chosen(sweep()), ids=str)
-def test_sweep(case: Case, record: Record, copy_bandwidth: float, rounds: int) -> None:
+def test_sweep(case: Case, record: Record, copy_bandwidth: float, repeat: Repeat) -> None:
     """Every op from 1,000 to 10 million elements."""
-    measure("sweep", case, record, copy_bandwidth, rounds)
+    measure("sweep", case, record, copy_bandwidth, repeat)
