@@ -22,13 +22,11 @@ class Confirmation:
         exact: what decides.
         levels: largest change of a grey level that rounding to 8 bits may leave; None does not
             round.
-        first: whether a row keeps its first success.
     """
 
-    def __init__(self, exact: ExactModel, *, levels: int | None, first: bool) -> None:
+    def __init__(self, exact: ExactModel, *, levels: int | None) -> None:
         self.exact = exact
         self.levels = levels
-        self.first = first
 
     def confirm(self, batches: Sequence[Batch]) -> None:
         """Ask about the claims of the batches, if they are many enough; the refuted go on."""
@@ -47,45 +45,38 @@ class Confirmation:
     def settle(self, batch: Batch) -> Batch:
         """The rows that are not confirmed yet at the end, judged by the exact model.
 
-        The last iterate is looked at, and what was kept where that is another image and may be
-        better. What comes back holds these rows alone, and says for each what the exact model says.
+        What is kept of a row is looked at, and where a claim is refuted, the last iterate too. What
+        comes back holds these rows alone, and of each only what the exact model says.
         """
         rows = take_rows(batch, (batch.real & ~batch.kept.confirmed).nonzero()[:, 0])
         if len(rows) == 0:
             return rows
         claimed = rows.kept.success
-        found = self._look(rows, rows.state.x)
-        again = claimed & ~found.success
-        if not self.first:
-            again = (rows.kept.adv != rows.state.x).flatten(1).any(1)
-        index = again.nonzero()[:, 0]
+        found = self._look(rows, rows.kept.adv)
+        found.claims = rows.kept.claims + claimed.long()
+        found.refuted = rows.kept.refuted + (claimed & ~found.success).long()
+        found.rechecks = rows.kept.rechecks + 1
+        index = (claimed & ~found.success).nonzero()[:, 0]
         if len(index):
-            part = take_rows(rows, index)
-            other = self._look(part, part.kept.adv)
-            counted = claimed[index]
-            found.rechecks[index] += 1
-            found.claims[index] += counted.long()
-            found.refuted[index] += (counted & ~other.success).long()
-            here = found.success[index]
-            better = (other.success & ~here) | (
-                (other.success == here) & (other.score > found.score[index])
-            )
-            chosen = index[better]
-            taken = take_rows(other, better.nonzero()[:, 0])
-            assert found.logits is not None
-            assert taken.logits is not None
-            found.adv[chosen] = taken.adv
-            found.logits[chosen] = taken.logits
-            found.success[chosen], found.score[chosen] = taken.success, taken.score
-        found.claims += rows.kept.claims
-        found.refuted += rows.kept.refuted
-        found.rechecks += rows.kept.rechecks + 1
+            self._look_at_last(rows, found, index)
         found.finite, found.driven = rows.kept.finite, rows.kept.driven
         steps = torch.where(rows.kept.steps >= 0, rows.kept.steps, rows.kept.clock)
         found.steps = torch.where(found.success, steps, -1)
         found.confirmed = found.success
         rows.kept = found
         return rows
+
+    def _look_at_last(self, rows: Batch, found: Kept, index: Tensor) -> None:
+        """Let the last iterates of the rows at `index` take the place of refuted images."""
+        part = take_rows(rows, index)
+        last = self._look(part, part.state.x)
+        better = last.success.nonzero()[:, 0]
+        chosen, taken = index[better], take_rows(last, better)
+        assert found.logits is not None
+        assert taken.logits is not None
+        found.adv[chosen], found.logits[chosen] = taken.adv, taken.logits
+        found.success[chosen], found.score[chosen] = taken.success, taken.score
+        found.rechecks[index] += 1
 
     def rounded(self, batch: Batch, x: Tensor) -> Tensor:
         """The images as a file of 8-bit levels would hold them, if that was asked."""

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from deitsec.engine.attention import BACKENDS, attention_by, attention_of
+from deitsec.engine.attention import attention_by, attention_of, attention_on
 from deitsec.engine.checked_model import CheckedModel
 from deitsec.engine.driver import Driver, Setting
 from deitsec.engine.precision import HALVES, Precision, full_fp32, tf32
@@ -231,12 +231,12 @@ def _choose_attention(prepared: Prepared, model: nn.Module, wishes: Wishes, x: T
         prepared.decisions["attention"] = "none: the model calls no scaled_dot_product_attention"
         return
     name, shape = found
-    key = model_key(model, "attention", prepared.decisions["precision"], shape)
+    names = [name, *(other for other in attention_on(x.device) if other != name)]
+    key = model_key(model, "attention", prepared.decisions["precision"], shape, names)
     choice = Remembered().get(key)
-    if choice in BACKENDS:
+    if choice in names:
         why = "measured before on this machine"
     else:
-        names = [name, *(n for n in BACKENDS if n != name and _exists(n, x.device))]
         ways = {n: functools.partial(_with(prepared, n).step, x) for n in names}
         choice, seconds = fastest(ways, x.device)
         Remembered().put(key, choice)
@@ -244,10 +244,6 @@ def _choose_attention(prepared: Prepared, model: nn.Module, wishes: Wishes, x: T
     prepared.decisions["attention"] = f"{choice} for {shape}: {why}"
     if choice != name:
         prepared.settings = (*prepared.settings, attention_by(choice))
-
-
-def _exists(name: str, device: torch.device) -> bool:
-    return device.type == "cuda" or name in ("flash", "math")
 
 
 def _with(prepared: Prepared, attention: str) -> Prepared:

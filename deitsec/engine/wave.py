@@ -84,7 +84,7 @@ class Wave:
         self.tick = tick
         self.outcome = Outcome(x)
         self.clean_logits: Tensor | None = None
-        self.confirmation = Confirmation(exact, levels=course.levels, first=course.first)
+        self.confirmation = Confirmation(exact, levels=course.levels)
         self.compaction = Compaction(course.ladder, self.outcome, len(x), x.device)
 
     def run(self) -> AttackResult:
@@ -206,8 +206,8 @@ class Wave:
         return self.compaction.pack(batches)
 
     def _finish(self, batch: Batch, first: bool) -> None:
+        EngineQuery(self.driver, batch, first=first).logits(batch.state.x)
         if not self.course.confirmed:
-            EngineQuery(self.driver, batch, first=first).logits(batch.state.x)
             batch.kept.confirmed.copy_(batch.kept.success)
         else:
             self.outcome.settle(batch, (batch.real & batch.kept.confirmed).nonzero()[:, 0])

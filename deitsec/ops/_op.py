@@ -152,8 +152,8 @@ class Op(Generic[P, R]):
                 self._check(*args)
             result = self._run(*args)
         if self._gives_changed:
-            changed: tuple[Any, ...] = tuple(args[i] for i in self.mutates)
-            return changed if len(changed) > 1 else changed[0]  # pyright: ignore[reportReturnType]
+            changed: list[Any] = [args[i] for i in self.mutates]
+            return tuple(changed) if len(changed) > 1 else changed[0]  # pyright: ignore
         return result
 
     def backend(
