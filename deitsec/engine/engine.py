@@ -16,7 +16,7 @@ from deitsec.engine.checked_model import CheckedModel
 from deitsec.engine.exact import ExactModel
 from deitsec.engine.feed import ahead, rows_from, waves
 from deitsec.engine.graphs import GraphSteps
-from deitsec.engine.guard import attack_mode, calculation
+from deitsec.engine.guard import attack_mode, calculation, warn_of_training
 from deitsec.engine.kept import Stop
 from deitsec.engine.ladder import Ladder, make_ladder
 from deitsec.engine.memory import PeakMemory, bytes_per_row, rows_by_size, rows_that_fit
@@ -201,6 +201,7 @@ class Engine:
         first = next(source, None)
         if first is None:
             return
+        warn_of_training(self.model, stacklevel=3)
         prepared, ladder = self._ready(first.images, measure=measure or bool(self.compile))
         size = self._wave_rows(first.images, ladder)
         done = 0
@@ -370,7 +371,7 @@ class Engine:
 
 def _draws(model: nn.Module) -> bool:
     """Whether a model draws random numbers in eval mode, and says so."""
-    return bool(getattr(model, "stochastic", False))
+    return any(getattr(module, "stochastic", False) for module in model.modules())
 
 
 def _length(source: Iterable[Any]) -> int:

@@ -20,11 +20,6 @@ def attack_mode(model: nn.Module) -> Generator[None]:
     """
     training = [module for module in model.modules() if module.training]
     learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if training and _acts_in_training(model):
-        warnings.warn(
-            "the model was in train mode; it is attacked in eval mode and put back after",
-            stacklevel=4,
-        )
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)):
         model.eval()
@@ -39,12 +34,16 @@ def attack_mode(model: nn.Module) -> Generator[None]:
                 module.training = True
 
 
-def _acts_in_training(model: nn.Module) -> bool:
-    """Whether a module would act otherwise in train mode; a plain linear model does not."""
-    return any(
+def warn_of_training(model: nn.Module, stacklevel: int) -> None:
+    """Warn of a model in train mode that would act otherwise there; a linear model does not."""
+    if any(
         module.training and (isinstance(module, _DROPOUTS) or hasattr(module, "running_mean"))
         for module in model.modules()
-    )
+    ):
+        warnings.warn(
+            "the model was in train mode; it is attacked in eval mode and put back after",
+            stacklevel=stacklevel + 1,
+        )
 
 
 @contextlib.contextmanager
