@@ -65,9 +65,8 @@ class Driver:
             (grad,) = torch.autograd.grad(output, leaf, scaled)
             return torch.ldexp(grad.contiguous(), exponent[:, :, None, None])
 
-    @contextlib.contextmanager
-    def _in_force(self):
-        with contextlib.ExitStack() as stack:
-            for setting in self.settings:
-                stack.enter_context(setting())
-            yield
+    def _in_force(self) -> AbstractContextManager[object]:
+        stack = contextlib.ExitStack()
+        for setting in self.settings:
+            stack.enter_context(setting())
+        return stack

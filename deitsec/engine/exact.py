@@ -7,7 +7,6 @@ from torch import Tensor
 
 from deitsec.engine.checked_model import CheckedModel
 from deitsec.engine.ladder import Ladder
-from deitsec.engine.precision import full_fp32
 from deitsec.types import IN_FLIGHT, InFlight
 
 # no step of an attack draws from it, so that a model with random numbers is judged by fresh ones
@@ -41,7 +40,7 @@ class ExactModel:
                 piece, ids = piece[index], ids[index]
             token = IN_FLIGHT.set(InFlight(sample_ids=ids, seed=self.seed, stream=_STREAM))
             try:
-                with torch.no_grad(), full_fp32():
+                with torch.no_grad():
                     yield self.model(piece)[:rows]
             finally:
                 IN_FLIGHT.reset(token)

@@ -8,6 +8,8 @@ from collections.abc import Generator
 import torch
 from torch import nn
 
+from deitsec.engine.precision import full_fp32
+
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 
@@ -48,12 +50,14 @@ def warn_of_training(model: nn.Module, stacklevel: int) -> None:
 
 @contextlib.contextmanager
 def calculation(device: torch.device, *, deterministic: bool) -> Generator[None]:
-    """Keep the caller's autocast out, and ask for deterministic kernels where that is wanted.
+    """Let fp32 be fp32: keep the caller's autocast, TF32 and the like out.
+
+    Asks for deterministic kernels where that is wanted.
 
     Raises:
         RuntimeError: from PyTorch, at an operation that has no deterministic kernel.
     """
-    with torch.autocast(device.type, enabled=False):
+    with torch.autocast(device.type, enabled=False), full_fp32():
         if not deterministic:
             yield
             return

@@ -8,7 +8,6 @@ import torch
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-_cudnn: Any = torch.backends.cudnn  # its switches are set up when it is imported
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -24,10 +23,10 @@ def tf32() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _fp32_means(meaning: str) -> Generator[None]:
-    if not torch.cuda.is_available():
-        yield
-        return
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, _cudnn.conv)
+    backends: Any = torch.backends
+    switches = [backends.cuda.matmul, backends.cudnn.conv]
+    if meaning == "ieee":  # a CPU may have been allowed bf16 for fp32, and has no TF32
+        switches += [backends.mkldnn.matmul, backends.mkldnn.conv]
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:

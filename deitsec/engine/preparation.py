@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deitsec.engine.attention import attention_by, attention_of, attention_on
 from deitsec.engine.checked_model import CheckedModel
 from deitsec.engine.driver import Driver, Setting
-from deitsec.engine.precision import HALVES, Precision, full_fp32, tf32
+from deitsec.engine.precision import HALVES, Precision, tf32
 from deitsec.engine.timing import Remembered, fastest, model_key
 from deitsec.engine.twin import Twin
 
@@ -103,7 +103,7 @@ def prepare(model: nn.Module, wishes: Wishes, x: Tensor) -> Prepared:
 def _in_precision(model: nn.Module, wishes: Wishes, x: Tensor) -> Prepared:
     weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
     name = _DTYPE_NAMES.get(weights, str(weights).removeprefix("torch."))
-    plain = Prepared(ask=model, settings=(full_fp32,))
+    plain = Prepared(ask=model)
     asked = wishes.precision
     if asked == "fp32" or (asked in HALVES and weights is HALVES[asked]):
         why = "fp32" if weights is torch.float32 else f"{name}, as the model's weights are"
