@@ -52,6 +52,7 @@ CONFIGURATIONS = (
         options={"precision": "tf32", "compile": True, **FIXED_WORK},
         needs_gpu=True,
     ),
+    Configuration(name="deitsec bf16", options={"precision": "bf16", **FIXED_WORK}),
     Configuration(name="deitsec bf16 compile", options={**FAST, **FIXED_WORK}),
     Configuration(name="deitsec fp32 first success", options={"precision": "fp32", **EARLY_STOP}),
     Configuration(name="deitsec bf16 compile first success", options={**FAST, **EARLY_STOP}),

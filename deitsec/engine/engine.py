@@ -229,6 +229,7 @@ class Engine:
                     precision=self.precision,
                     channels_last=self.channels_last,
                     measure=measure,
+                    recall=not self.deterministic,
                 )
                 self._prepared[key] = prepare(self.model, wishes, x)
             prepared = self._prepared[key]

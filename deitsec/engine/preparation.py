@@ -22,7 +22,8 @@ _DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 # every batch size of a ladder is one variant of the compiled model, for every image shape
 _VARIANTS = 64
-_UNMEASURED = "nothing is measured for few images, nor in deterministic mode"
+_PYTORCHS = "PyTorch's choice"
+_NO_ATTENTION = "none: the model calls no scaled_dot_product_attention"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,11 +33,13 @@ class Wishes:
     Attributes:
         precision, channels_last: as there.
         measure: whether time may be spent on finding out what is faster.
+        recall: whether what was found out before may decide.
     """
 
     precision: Precision
     channels_last: bool | Literal["auto"]
     measure: bool
+    recall: bool
 
 
 @dataclass(kw_only=True, slots=True)
@@ -157,33 +160,42 @@ def _half_ways(
 
 def _lay_out(prepared: Prepared, model: nn.Module, wishes: Wishes, x: Tensor) -> None:
     """channels_last where it was asked for, or where it is faster."""
-    wish = wishes.channels_last
-    if wish == "auto" and not wishes.measure:
-        prepared.decisions["channels_last"] = f"off: {_UNMEASURED}"
-    elif wish == "auto" and not _convolves(model):
-        prepared.decisions["channels_last"] = "off: no convolution of more than 4 channels"
-    elif wish == "auto":
-        key = model_key(model, "layout", prepared.decisions["precision"], tuple(x.shape[1:]))
-        choice = Remembered().get(key)
-        if choice in _LAYOUTS:
-            prepared.decisions["channels_last"] = f"{_on(choice)}: measured before on this machine"
-        else:
-            ways = {
-                name: functools.partial(_in_layout(prepared, model, name).step, x)
-                for name in _LAYOUTS
-            }
-            choice, seconds = fastest(ways, x.device)
-            Remembered().put(key, choice)
-            figures = ", ".join(f"{n} {1e3 * t:.2f} ms" for n, t in seconds.items())
-            prepared.decisions["channels_last"] = f"{_on(choice)}: {figures} for {len(x)} images"
-        _adopt(prepared, model, choice)
-    else:
-        prepared.decisions["channels_last"] = "on: as asked" if wish else "off: as asked"
+    subject, wish = "channels_last", wishes.channels_last
+    if wish != "auto":
+        prepared.decisions[subject] = "on: as asked" if wish else "off: as asked"
         _adopt(prepared, model, "channels_last" if wish else "contiguous")
+    elif not _convolves(model):
+        prepared.decisions[subject] = "off: no convolution of more than 4 channels"
+    else:
+        key = model_key(model, "layout", prepared.decisions["precision"], tuple(x.shape[1:]))
+        choice, why = _choose(
+            key, list(_LAYOUTS), wishes, lambda name: _in_layout(prepared, model, name), x
+        )
+        on = "on" if choice == "channels_last" else "off"
+        prepared.decisions[subject] = f"{on}: {why}"
+        _adopt(prepared, model, choice)
 
 
-def _on(layout: str) -> str:
-    return "on" if layout == "channels_last" else "off"
+def _choose(
+    key: str,
+    names: list[str],
+    wishes: Wishes,
+    form: Callable[[str], Prepared],
+    x: Tensor,
+) -> tuple[str, str]:
+    """The fastest of the names and the reason: remembered, measured now, or else the first."""
+    if not wishes.recall:
+        return names[0], "nothing is decided by measurement in deterministic mode"
+    known = Remembered().get(key)
+    if known in names:
+        return known, "measured before on this machine"
+    if not wishes.measure:
+        return names[0], "not measured yet: too few images to pay for it"
+    ways = {name: functools.partial(form(name).step, x) for name in names}
+    choice, seconds = fastest(ways, x.device)
+    Remembered().put(key, choice)
+    figures = ", ".join(f"{name} {1e3 * least:.2f} ms" for name, least in seconds.items())
+    return choice, f"{figures} for a step of {len(x)} images"
 
 
 def _adopt(prepared: Prepared, model: nn.Module, layout: str) -> None:
@@ -218,35 +230,34 @@ def _convolves(model: nn.Module) -> bool:
 
 
 def _choose_attention(prepared: Prepared, model: nn.Module, wishes: Wishes, x: Tensor) -> None:
-    if not wishes.measure:
-        prepared.decisions["attention"] = f"PyTorch's choice: {_UNMEASURED}"
+    """The kernels of attention; PyTorch's own choice stands where no other is clearly faster."""
+    subject, names = "attention", [_PYTORCHS, *attention_on(x.device)]
+    key = model_key(model, subject, prepared.decisions["precision"], tuple(x.shape[1:]), names)
+    found: tuple[str, str] | None = None
+    known = Remembered().get(key) if wishes.recall else None
+    if wishes.measure and known is None:
+        try:
+            with torch.no_grad():
+                found = attention_of(lambda: prepared.driver(torch.zeros(1, dtype=torch.int64))(x))
+        except RuntimeError as error:
+            prepared.decisions[subject] = f"{_PYTORCHS}: {_first_line(error)}"
+            return
+        if found is None:
+            known = _NO_ATTENTION
+            Remembered().put(key, known)
+    if known == _NO_ATTENTION:
+        prepared.decisions[subject] = known
         return
-    try:
-        with torch.no_grad():
-            found = attention_of(lambda: prepared.driver(torch.zeros(1, dtype=torch.int64))(x))
-    except RuntimeError as error:
-        prepared.decisions["attention"] = f"PyTorch's choice: {_first_line(error)}"
-        return
-    if found is None:
-        prepared.decisions["attention"] = "none: the model calls no scaled_dot_product_attention"
-        return
-    name, shape = found
-    names = [name, *(other for other in attention_on(x.device) if other != name)]
-    key = model_key(model, "attention", prepared.decisions["precision"], shape, names)
-    choice = Remembered().get(key)
-    if choice in names:
-        why = "measured before on this machine"
-    else:
-        ways = {n: functools.partial(_with(prepared, n).step, x) for n in names}
-        choice, seconds = fastest(ways, x.device)
-        Remembered().put(key, choice)
-        why = ", ".join(f"{n} {1e3 * t:.2f} ms" for n, t in seconds.items())
-    prepared.decisions["attention"] = f"{choice} for {shape}: {why}"
-    if choice != name:
+    choice, why = _choose(key, names, wishes, lambda name: _with(prepared, name), x)
+    about = "" if found is None else f" ({found[0]} by PyTorch, {found[1]})"
+    prepared.decisions[subject] = f"{choice}{about}: {why}"
+    if choice != _PYTORCHS:
         prepared.settings = (*prepared.settings, attention_by(choice))
 
 
 def _with(prepared: Prepared, attention: str) -> Prepared:
+    if attention == _PYTORCHS:
+        return prepared
     return Prepared(
         ask=prepared.ask,
         scaled=prepared.scaled,
