@@ -1,7 +1,13 @@
 """Small models whose optimum is known, or that misbehave in one way."""
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
+
+from deitsec import ops
+from deitsec.attacks.attack import Attack
+from deitsec.types import SHARED, Plan, Problem, Query, State, Traits
 
 
 class Linear(nn.Module):
@@ -45,3 +51,86 @@ def images_and_labels(
     images = (images * 1.2 - 0.1).clamp(0, 1)
     with torch.no_grad():
         return images, model(images).argmax(1)
+
+
+def conv(classes: int = 4, seed: int = 0) -> nn.Module:
+    """An fp32 network with convolutions, whose answers a small change of the image turns."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 36, classes),
+    )
+    with torch.no_grad():
+        model[-1].weight.mul_(4)
+    return model.eval()
+
+
+class Counting(nn.Module):
+    """Counts the rows that a model sees, with and without a gradient."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.sizes: list[int] = []
+        self.differentiated = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.sizes.append(len(images))
+        if images.requires_grad:
+            self.differentiated += len(images)
+        return self.model(images)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToyState(State):
+    """Row fields of several shapes, and a counter that belongs to no row."""
+
+    momentum: Tensor
+    turns: Tensor
+    clock: Tensor = field(metadata=SHARED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Toy(Attack):
+    """Momentum whose steps shrink by a clock, and whose sign of decay hangs on a row's counter.
+
+    At the step `look` the clean image is asked about once more.
+    """
+
+    name = "toy"
+    traits = Traits(norm="linf", deterministic=False)
+
+    eps: float = 0.15
+    steps: int = 12
+    look: int = -1
+
+    def init(self, p: Problem) -> ToyState:
+        return ToyState(
+            x=ops.random_start(p.x, p.sample_ids, self.eps, p.seed),
+            momentum=torch.zeros_like(p.x),
+            turns=torch.zeros_like(p.sample_ids),
+            clock=torch.zeros((), dtype=torch.int64, device=p.x.device),
+        )
+
+    def plan(self) -> Plan:
+        if self.look < 0:
+            return [(self.step, self.steps)]
+        return [(self.step, self.look), (self.glance, 1), (self.step, self.steps - self.look)]
+
+    def glance(self, p: Problem, s: ToyState, query: Query) -> ToyState:
+        query.grad(p.x, p.y)
+        return s
+
+    def step(self, p: Problem, s: ToyState, query: Query) -> ToyState:
+        grad = query.grad(s.x, p.y)
+        kept = torch.where(s.turns % 3 == 2, 0.0, 0.5)[:, None, None, None].to(grad.dtype)
+        momentum = s.momentum * kept + grad.sign()
+        size = p.direction * self.eps / (4 + s.clock)
+        x = (s.x + size * momentum.sign()).clamp(p.x - self.eps, p.x + self.eps).clamp(0, 1)
+        turned = (momentum.sign() != s.momentum.sign()).flatten(1).any(1)
+        s.clock.add_(1)
+        return s.replace(x=x, momentum=momentum, turns=s.turns + turned.long())

@@ -72,6 +72,8 @@ class Kept:
     ) -> None:
         """Take over the rows of `x` that are better than what is kept, in place.
 
+        What the exact model has confirmed stays: a later iterate has not stood up to it.
+
         Args:
             x: (B, C, H, W) the iterate.
             logits: (B, K) at x.
@@ -80,7 +82,7 @@ class Kept:
             goal: what is aimed at.
             first: whether the first success is kept, and not the one of highest loss.
         """
-        sane = loss.isfinite()
+        sane = loss.isfinite().logical_and_(~self.confirmed)
         score = torch.where(sane, -loss if goal.targeted else loss, torch.nan)
         success = goal.reached(logits, predicted).logical_and_(sane)
         torch.where(success & (self.steps < 0), self.clock, self.steps, out=self.steps)

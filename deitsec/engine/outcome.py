@@ -55,13 +55,15 @@ class Outcome:
 
     def _compare(self, rows: Tensor, kept: Kept) -> None:
         success, score = self.success[rows], self.score[rows]
-        higher = (kept.success == success) & (kept.score > score)
-        better = ((kept.success & ~success) | higher).nonzero()[:, 0]
+        # a row may leave with a claim that nobody has asked about, since another try has fallen
+        found_success = kept.confirmed
+        higher = (found_success == success) & (kept.score > score)
+        better = ((found_success & ~success) | higher).nonzero()[:, 0]
         chosen, found = rows[better], take_rows(kept, better)
         self.adv[chosen] = found.adv
         if self.logits is not None and found.logits is not None:
             self.logits[chosen] = found.logits
-        self.success[chosen] = found.success
+        self.success[chosen] = found.confirmed
         self.score[chosen] = found.score
         self.steps[chosen] = found.steps
         self.finite[rows] &= kept.finite

@@ -226,7 +226,8 @@ class Wave:
 
     def _know_clean(self) -> Tensor:
         """(N, K) logits at the clean images; a forward pass only where none was made there yet."""
-        if self.clean_logits is None:
+        # an attack may have stood on them when some rows had left; what it gave is finite
+        if self.clean_logits is None or bool(self.clean_logits.isnan().any()):
             self.clean_logits = self.exact(self.x, self.ids)
             self.outcome.forwards += 1
             check_clean(self.clean_logits, self.ids)
