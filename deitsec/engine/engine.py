@@ -15,6 +15,7 @@ from deitsec.attacks.attack import Attack
 from deitsec.engine.checked_model import CheckedModel
 from deitsec.engine.exact import ExactModel
 from deitsec.engine.feed import ahead, rows_from, waves
+from deitsec.engine.fingerprint import fingerprint
 from deitsec.engine.graphs import GraphSteps
 from deitsec.engine.guard import attack_mode, calculation, warn_of_training
 from deitsec.engine.kept import Stop
@@ -33,6 +34,8 @@ _PROBE_ROWS = 8
 _WORTH_MEASURING = 512  # steps of one row from which on measuring the model first pays
 _WAVE_BATCHES = 8  # full batches that rows are pooled from when some of them are done
 _WAVE_BYTES = 1 << 28  # of the images of a wave, of which a run holds a few copies
+# of the CPU's allocator, of cuBLAS and cuDNN, of the CUDA runtime
+_OUT_OF_MEMORY = ("can't allocate memory", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 _CHECK_EVERY = 4  # steps between two looks at a GPU's rows; a CPU is asked every step
 
 
@@ -79,7 +82,7 @@ class Engine:
         default_factory=dict, init=False, repr=False, compare=False
     )
     _rows: dict[Any, int] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _steps: dict[Attack, GraphSteps] = field(
+    _steps: dict[Any, GraphSteps] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
     _notes: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -292,19 +295,26 @@ class Engine:
             compaction=self.compaction and self.stop == "first_success",
             ladder=ladder,
             check_every=_CHECK_EVERY if self.device.type == "cuda" else 1,
-            steps=self._steps_of(attack),
+            steps=self._steps_of(attack, prepared),
             same_model=prepared.same_model and not _draws(self.model),
             confirmed=prepared.reduced or self.quantize or _draws(self.model),
             levels=levels,
         )
 
-    def _steps_of(self, attack: Attack) -> Steps:
+    def _steps_of(self, attack: Attack, prepared: Prepared) -> Steps:
         if self._graphs_off() is not None:
             return EagerSteps()
-        if attack not in self._steps:
-            self._steps.clear()  # graphs hold memory: those of one attack are kept
-            self._steps[attack] = GraphSteps(self.device)
-        return self._steps[attack]
+        asked = self.model if prepared.twin is None else prepared.twin
+        key = (attack, id(prepared), fingerprint(asked))
+        if key not in self._steps:
+            self._forget_graphs()  # they hold memory: those of one attack are kept
+            self._steps[key] = GraphSteps(self.device)
+        return self._steps[key]
+
+    def _forget_graphs(self) -> None:
+        for steps in self._steps.values():
+            steps.forget()
+        self._steps.clear()
 
     @torch.inference_mode(False)
     def _attack(
@@ -332,7 +342,7 @@ class Engine:
                 except RuntimeError as error:
                     if ladder.top == 1 or not _is_out_of_memory(error):
                         raise
-                self._steps.clear()
+                self._forget_graphs()
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
                 ladder = self._ladder(prepared, (ladder.top + 1) // 2)
@@ -382,8 +392,10 @@ def _length(source: Iterable[Any]) -> int:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out; the CPU's allocator has no class of its own for it."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether memory ran out; only the GPU's caching allocator has a class of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in _OUT_OF_MEMORY
+    )
 
 
 def run(

@@ -100,17 +100,21 @@ def _check_kin(part: Rows, waiting: list[Rows]) -> None:
 def ahead(rows: Iterable[Rows], device: torch.device) -> Iterator[tuple[Rows, Tensor]]:
     """(rows, their images on the device); the next is read and copied while one is attacked.
 
-    Copies to a GPU start from pinned memory on a stream of their own.
+    Copies to a GPU start from pinned memory on a stream of their own; images that are made on a
+    GPU are made on the caller's stream, as if no thread were between.
     """
     iterator = iter(rows)
-    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    on_gpu = device.type == "cuda"
+    here = torch.cuda.current_stream(device) if on_gpu else None
+    stream = torch.cuda.Stream(device) if on_gpu else None
 
     def fetch() -> tuple[Rows, Tensor, torch.cuda.Event | None] | None:
-        wave = next(iterator, None)
-        if wave is None:
-            return None
-        if stream is None or wave.images.device.type != "cpu":
-            return wave, wave.images.to(device), None
+        with torch.cuda.stream(here):
+            wave = next(iterator, None)
+            if wave is None:
+                return None
+            if stream is None or wave.images.device.type != "cpu":
+                return wave, wave.images.to(device), None
         with torch.cuda.stream(stream):
             moved = wave.images.pin_memory().to(device, non_blocking=True)
             copied = torch.cuda.Event()
@@ -123,9 +127,9 @@ def ahead(rows: Iterable[Rows], device: torch.device) -> Iterator[tuple[Rows, Te
             coming = reader.submit(fetch)
             wave, x, copied = ready
             if copied is not None:
-                here = torch.cuda.current_stream(device)
-                here.wait_event(copied)
-                x.record_stream(here)
+                now = torch.cuda.current_stream(device)
+                now.wait_event(copied)
+                x.record_stream(now)
             yield wave, x
 
 

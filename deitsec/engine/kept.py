@@ -19,7 +19,7 @@ class Kept:
 
     Attributes:
         adv: (B, C, H, W); the clean image until an iterate was offered.
-        logits: (B, K) fp32 at `adv`, or None until the first offer.
+        logits: (B, K) fp32 at `adv`, zeros until the first offer; None until the model has said K.
         success: (B,) bool, the goal is reached at `adv` by these logits.
         confirmed: (B,) bool, and by the exact model too.
         score: (B,) loss at `adv`, negated where the loss is descended; -inf until the first offer.
@@ -90,10 +90,14 @@ class Kept:
             self.adv, self.success, self.score, x, success, score.to(self.score.dtype), first
         )
         wide = logits.to(self.score.dtype)
+        kept = self.make_room(wide)
+        torch.where(better[:, None], wide, kept, out=kept)
+
+    def make_room(self, logits: Tensor) -> Tensor:
+        """`logits`, made where they were None: zeros of the shape of these (B, K)."""
         if self.logits is None:
-            self.logits = wide.clone()
-        else:
-            torch.where(better[:, None], wide, self.logits, out=self.logits)
+            self.logits = torch.zeros_like(logits, dtype=self.score.dtype)
+        return self.logits
 
     @property
     def untouched(self) -> Tensor:

@@ -86,6 +86,7 @@ class EngineQuery:
         if x is batch.problem.x:
             if self.clean_logits is None:
                 self.clean_logits = logits
+            batch.kept.make_room(logits)  # now: a captured step cannot
             return
         if loss != "ce" or not batch.aligned or y is not batch.problem.y:
             # losses of several kinds, or at several classes, cannot be compared

@@ -354,6 +354,11 @@ def use(backend: str) -> Generator[None]:
         _FORCED.reset(token)
 
 
+def backend_in_use() -> str | None:
+    """The backend that is forced here, by `use` or DEITSEC_BACKEND; None where none is."""
+    return _FORCED.get()
+
+
 def list_ops() -> dict[str, Op[..., Any]]:
     """Every declared op by name, those in place included."""
     return dict(sorted(_OPS.items()))
