@@ -13,6 +13,7 @@ from deitsec import ops
 from deitsec.attacks import PGD, create_attack, list_attacks
 from deitsec.attacks.attack import Attack
 from deitsec.engine import Engine, graphs
+from deitsec.engine.session import Session
 from deitsec.engine.batch import Batch
 from deitsec.engine.checked_model import CheckedModel
 from deitsec.engine.driver import Driver
@@ -40,19 +41,19 @@ class Replayed:
 @pytest.fixture
 def pretended(monkeypatch):
     """Engines go about a CPU as about a GPU: four steps at a time, and graphs."""
-    course = Engine._course
+    course = Session._course
 
     def four_steps(self, *args):
         return dataclasses.replace(course(self, *args), check_every=4)
 
-    monkeypatch.setattr(Engine, "_course", four_steps)
-    monkeypatch.setattr(Engine, "_graphs_off", lambda self: None)
+    monkeypatch.setattr(Session, "_course", four_steps)
+    monkeypatch.setattr(Session, "_graphs_off", lambda self: None)
     monkeypatch.setattr(graphs, "CudaRecorder", Replayed)
 
 
 def without_graphs(monkeypatch, attack, model, images, labels, targets=None, **options):
     with monkeypatch.context() as patched:
-        patched.setattr(Engine, "_steps_of", lambda self, *_: EagerSteps())
+        patched.setattr(Session, "_steps_of", lambda self, *_: EagerSteps())
         return Engine(model, **options).run(attack, images, labels, targets)
 
 
@@ -104,7 +105,7 @@ def test_replayed_steps_are_the_steps(attack, options, pretended, monkeypatch):
     engine = Engine(model, batch_size=10, **options)
     assert_same(engine.run(attack, images, labels), expected)
     assert_same(engine.run(attack, images, labels), expected)
-    captured = sum(len(steps.captured) for steps in engine._steps.values())
+    captured = sum(len(steps.captured) for steps in engine._session._graphs.values())
     assert (captured == 0) == (sum(times for _, times in attack.plan()) < 4)
     assert torch.equal(images, images_and_labels(model)[0]), "the clean images were written to"
 
@@ -124,10 +125,10 @@ def test_what_a_capture_takes_as_given_is_never_stale(pretended, monkeypatch):
     with torch.no_grad():
         model[1].weight.mul_(0.5)
     check()
-    (steps,) = engine._steps.values()
+    (steps,) = engine._session._graphs.values()
     model[1].weight = nn.Parameter(model[1].weight.detach() * 3)
     check()
-    assert list(engine._steps.values()) != [steps], "graphs of freed weights were kept"
+    assert list(engine._session._graphs.values()) != [steps], "graphs of freed weights were kept"
 
 
 def test_a_model_is_told_by_what_a_graph_holds_of_it():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ _SDPA = {
 }
 _ON_CPU = ("flash", "math")
 BACKENDS = (*_SDPA, "matmul")
+Attention = Literal["auto", "default", "flash", "cudnn", "efficient", "math", "matmul"]
+ATTENTIONS = ("auto", "default", *BACKENDS)
 
 
 def matmul_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

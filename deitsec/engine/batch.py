@@ -40,8 +40,3 @@ class Batch:
     def __len__(self) -> int:
         """Rows, those that only fill it included."""
         return self.rows.shape[0]
-
-    @property
-    def over(self) -> Tensor:
-        """(B,) bool: nothing is left to be done for the row itself."""
-        return self.kept.confirmed | ~self.kept.finite | ~self.real

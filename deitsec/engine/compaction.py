@@ -22,11 +22,22 @@ class Compaction:
         outcome: where rows go that are done.
         rows: rows of the wave.
         device: where they are.
+        frozen_leave: whether rows that stopped at a NaN leave too; not where the exact model still
+            has to judge them.
     """
 
-    def __init__(self, ladder: Ladder, outcome: Outcome, rows: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        ladder: Ladder,
+        outcome: Outcome,
+        rows: int,
+        device: torch.device,
+        *,
+        frozen_leave: bool,
+    ) -> None:
         self.ladder = ladder
         self.outcome = outcome
+        self.frozen_leave = frozen_leave
         self.fallen = torch.zeros(rows, dtype=torch.int32, device=device)
         self._arriving: tuple[Tensor, torch.cuda.Event] | None = None
 
@@ -34,9 +45,7 @@ class Compaction:
         """The batches to go on with."""
         for batch in batches:
             self.fallen.index_add_(0, batch.rows, (batch.kept.confirmed & batch.real).int())
-        active = [
-            batch.real & ~batch.kept.confirmed & (self.fallen[batch.rows] == 0) for batch in batches
-        ]
+        active = [self._goes_on(batch) for batch in batches]
         left = self._count(active)
         if left is None or not self.ladder.worth(left, sum(map(len, batches))):
             return batches
@@ -46,6 +55,11 @@ class Compaction:
             self.outcome.settle(batch, (batch.real & ~stays).nonzero()[:, 0])
             going.append(take_rows(batch, stays.nonzero()[:, 0]))
         return repack(join_rows(going), self.ladder)
+
+    def _goes_on(self, batch: Batch) -> Tensor:
+        kept = batch.kept
+        going = batch.real & ~kept.confirmed & (self.fallen[batch.rows] == 0)
+        return going & kept.finite if self.frozen_leave else going
 
     def _count(self, active: Sequence[Tensor]) -> int | None:
         """How many rows are left, as far as it is known without waiting."""

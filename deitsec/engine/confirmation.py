@@ -9,6 +9,7 @@ from deitsec import ops
 from deitsec.engine.batch import Batch
 from deitsec.engine.exact import ExactModel
 from deitsec.engine.kept import Kept
+from deitsec.engine.rounding import Rounding
 from deitsec.engine.row_batch import join_rows, take_rows
 
 # claims are gathered until they are this share of the rows: a forward pass for a few costs as much
@@ -20,13 +21,12 @@ class Confirmation:
 
     Args:
         exact: what decides.
-        levels: largest change of a grey level that rounding to 8 bits may leave; None does not
-            round.
+        rounding: what is done to an image before it is judged; None does nothing.
     """
 
-    def __init__(self, exact: ExactModel, *, levels: int | None) -> None:
+    def __init__(self, exact: ExactModel, *, rounding: Rounding | None) -> None:
         self.exact = exact
-        self.levels = levels
+        self.rounding = rounding
 
     def confirm(self, batches: Sequence[Batch]) -> None:
         """Ask about the claims of the batches, if they are many enough; the refuted go on."""
@@ -78,16 +78,9 @@ class Confirmation:
         found.success[chosen], found.score[chosen] = taken.success, taken.score
         found.rechecks[index] += 1
 
-    def rounded(self, batch: Batch, x: Tensor) -> Tensor:
-        """The images as a file of 8-bit levels would hold them, if that was asked."""
-        if self.levels is None:
-            return x
-        clean = (batch.problem.x * 255).round().to(torch.uint8)
-        return ops.quantize_uint8(x, clean, self.levels).to(x.dtype) / 255
-
     def _look(self, batch: Batch, x: Tensor) -> Kept:
         """What is to be kept of images `x`, one for each row of the batch, by the exact model."""
-        image = self.rounded(batch, x)
+        image = x if self.rounding is None else self.rounding(x, batch.problem.x)
         logits = self.exact(image, batch.problem.sample_ids)
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss, _, predicted = ops.classification_loss(wide, batch.goal.y)

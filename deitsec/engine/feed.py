@@ -1,8 +1,7 @@
 """Brings rows to the device: from tensors, a DataLoader or any iterable, one wave ahead."""
 
-import itertools
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -40,7 +39,8 @@ def rows_from(attack: Attack, source: Iterable[Any]) -> Iterator[Rows]:
         except (TypeError, ValueError) as error:
             raise type(error)(f"batch {position} of the images: {error}") from None
         number += len(rows.labels)
-        yield rows
+        # the source may use its memory again for the next item, while rows of this one wait
+        yield dataclasses.replace(rows, images=rows.images.clone())
 
 
 def _parts(item: Any, position: int) -> dict[str, Any]:
@@ -73,8 +73,10 @@ def waves(rows: Iterable[Rows], size: int) -> Iterator[Rows]:
         ValueError: images of several shapes, or targets for some only.
     """
     waiting: list[Rows] = []
+    first: Rows | None = None
     for part in rows:
-        _check_kin(part, waiting)
+        first = part if first is None else first
+        _check_kin(part, first)
         waiting.append(part)
         while (count := sum(len(w.labels) for w in waiting)) >= size:
             pool = join_rows(waiting)
@@ -84,55 +86,48 @@ def waves(rows: Iterable[Rows], size: int) -> Iterator[Rows]:
         yield join_rows(waiting)
 
 
-def _check_kin(part: Rows, waiting: list[Rows]) -> None:
-    if not waiting:
-        return
-    ours, theirs = part.images, waiting[0].images
+def _check_kin(part: Rows, first: Rows) -> None:
+    ours, theirs = part.images, first.images
     if (ours.shape[1:], ours.dtype) != (theirs.shape[1:], theirs.dtype):
         raise ValueError(
             f"all images must have one shape and dtype, got {tuple(theirs.shape[1:])} "
             f"{theirs.dtype} and then {tuple(ours.shape[1:])} {ours.dtype}"
         )
-    if (part.targets is None) != (waiting[0].targets is None):
+    if (part.targets is None) != (first.targets is None):
         raise ValueError("targets must be given for all images or for none")
 
 
 def ahead(rows: Iterable[Rows], device: torch.device) -> Iterator[tuple[Rows, Tensor]]:
-    """(rows, their images on the device); the next is read and copied while one is attacked.
+    """(rows, their images on the device); the next are on their way while one is attacked.
 
-    Copies to a GPU start from pinned memory on a stream of their own; images that are made on a
-    GPU are made on the caller's stream, as if no thread were between.
+    Copies to a GPU start from pinned memory on a stream of their own. Reading is done here, between
+    two waves: a source that is slow to read has workers of its own, as a DataLoader does.
     """
-    iterator = iter(rows)
-    on_gpu = device.type == "cuda"
-    here = torch.cuda.current_stream(device) if on_gpu else None
-    stream = torch.cuda.Stream(device) if on_gpu else None
-
-    def fetch() -> tuple[Rows, Tensor, torch.cuda.Event | None] | None:
-        with torch.cuda.stream(here):
-            wave = next(iterator, None)
-            if wave is None:
-                return None
-            if stream is None or wave.images.device.type != "cpu":
-                return wave, wave.images.to(device), None
+    if device.type != "cuda":
+        for wave in rows:
+            yield wave, wave.images.to(device)
+        return
+    stream = torch.cuda.Stream(device)
+    coming: tuple[Rows, Tensor, torch.cuda.Event] | None = None
+    for wave in rows:
+        stream.wait_stream(torch.cuda.current_stream(device))  # where images on a GPU are made
         with torch.cuda.stream(stream):
-            moved = wave.images.pin_memory().to(device, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record(stream)
-        return wave, moved, copied
-
-    with ThreadPoolExecutor(1, thread_name_prefix="deitsec-feed") as reader:
-        coming = reader.submit(fetch)
-        while (ready := coming.result()) is not None:
-            coming = reader.submit(fetch)
-            wave, x, copied = ready
-            if copied is not None:
-                now = torch.cuda.current_stream(device)
-                now.wait_event(copied)
-                x.record_stream(now)
-            yield wave, x
+            host = wave.images.device.type == "cpu"
+            source = wave.images.pin_memory() if host else wave.images
+            moved = (wave, source.to(device, non_blocking=True), torch.cuda.Event())
+            moved[2].record(stream)
+        if coming is not None:
+            yield _arrived(coming, device)
+        coming = moved
+    if coming is not None:
+        yield _arrived(coming, device)
 
 
-def only(rows: Rows) -> Iterator[Rows]:
-    """Rows that are all there already."""
-    return itertools.chain([rows])
+def _arrived(
+    coming: tuple[Rows, Tensor, torch.cuda.Event], device: torch.device
+) -> tuple[Rows, Tensor]:
+    wave, x, copied = coming
+    here = torch.cuda.current_stream(device)
+    here.wait_event(copied)
+    x.record_stream(here)
+    return wave, x

@@ -4,6 +4,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Generator
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,14 +63,22 @@ def calculation(device: torch.device, *, deterministic: bool) -> Generator[None]
             yield
             return
         # what cuBLAS needs to be deterministic; it is read when the first handle is made
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        ours = device.type == "cuda" and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+        if ours:
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        memory: Any = torch.utils.deterministic
+        fill = memory.fill_uninitialized_memory
         before = torch.are_deterministic_algorithms_enabled()
         warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
         benchmark = torch.backends.cudnn.benchmark
         try:
             torch.backends.cudnn.benchmark = False
             torch.use_deterministic_algorithms(True)
+            memory.fill_uninitialized_memory = False  # nothing here reads it
             yield
         finally:
+            if ours:
+                del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+            memory.fill_uninitialized_memory = fill
             torch.use_deterministic_algorithms(before, warn_only=warn_only)
             torch.backends.cudnn.benchmark = benchmark

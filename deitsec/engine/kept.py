@@ -98,8 +98,3 @@ class Kept:
         if self.logits is None:
             self.logits = torch.zeros_like(logits, dtype=self.score.dtype)
         return self.logits
-
-    @property
-    def untouched(self) -> Tensor:
-        """(B,) bool: rows of which no iterate could be kept; `adv` is the clean image there."""
-        return self.score == -torch.inf

@@ -17,6 +17,17 @@ _IMAGES_HELD = 8  # copies of each image that a run holds beside the model's
 _TEMPORARIES = 2  # what a backward pass needs, in units of what it finds saved
 
 
+# of the CPU's allocator, of cuBLAS and cuDNN, of the CUDA runtime
+_OUT_OF_MEMORY = ("can't allocate memory", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out; only the GPU's caching allocator has a class of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in _OUT_OF_MEMORY
+    )
+
+
 def rows_by_size(shape: Sequence[int]) -> int:
     """Rows of an image shape (C, H, W) that go together where nothing was measured."""
     # a DeiT's activations for one gradient take about 300 bytes for each value of its image

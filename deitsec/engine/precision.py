@@ -27,11 +27,16 @@ def _fp32_means(meaning: str) -> Generator[None]:
     switches = [backends.cuda.matmul, backends.cudnn.conv]
     if meaning == "ieee":  # a CPU may have been allowed bf16 for fp32, and has no TF32
         switches += [backends.mkldnn.matmul, backends.mkldnn.conv]
-    before = [switch.fp32_precision for switch in switches]
+    changed: list[tuple[Any, str]] = []
     try:
         for switch in switches:
-            switch.fp32_precision = meaning
+            before: str = switch.fp32_precision
+            if before != meaning and not (before == "none" and meaning == "ieee"):
+                changed.append((switch, before))
+                switch.fp32_precision = meaning
         yield
     finally:
-        for switch, old in zip(switches, before, strict=True):
-            switch.fp32_precision = old
+        for switch, before in changed:
+            switch.fp32_precision = "none"
+            if switch.fp32_precision != before:  # it was set by itself, and not inherited
+                switch.fp32_precision = before

@@ -9,9 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from deitsec.engine.attention import attention_by, attention_of, attention_on
+from deitsec.engine.attention import Attention, attention_by, attention_of, attention_on
 from deitsec.engine.checked_model import CheckedModel
 from deitsec.engine.driver import Driver, Setting
+from deitsec.engine.memory import is_out_of_memory
 from deitsec.engine.precision import HALVES, Precision, tf32
 from deitsec.engine.timing import Remembered, fastest, model_key
 from deitsec.engine.twin import Twin
@@ -31,13 +32,14 @@ class Wishes:
     """What was asked for, as `Engine` takes it.
 
     Attributes:
-        precision, channels_last: as there.
+        precision, channels_last, attention: as there.
         measure: whether time may be spent on finding out what is faster.
         recall: whether what was found out before may decide.
     """
 
     precision: Precision
     channels_last: bool | Literal["auto"]
+    attention: Attention
     measure: bool
     recall: bool
 
@@ -69,7 +71,7 @@ class Prepared:
     @property
     def same_model(self) -> bool:
         """Whether the logits are, to the bit, those of the caller's model."""
-        return self.twin is None and not self.compiled and not self.reduced
+        return self.twin is None and not self.settings and not self.reduced
 
     def driver(self, labels: Tensor) -> Driver:
         """What the steps ask, for rows of these labels."""
@@ -106,7 +108,7 @@ def prepare(model: nn.Module, wishes: Wishes, x: Tensor) -> Prepared:
 def _in_precision(model: nn.Module, wishes: Wishes, x: Tensor) -> Prepared:
     weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
     name = _DTYPE_NAMES.get(weights, str(weights).removeprefix("torch."))
-    plain = Prepared(ask=model)
+    plain = Prepared(ask=model, scaled=weights in HALVES.values())
     asked = wishes.precision
     if asked == "fp32" or (asked in HALVES and weights is HALVES[asked]):
         why = "fp32" if weights is torch.float32 else f"{name}, as the model's weights are"
@@ -161,6 +163,16 @@ def _half_ways(
 def _lay_out(prepared: Prepared, model: nn.Module, wishes: Wishes, x: Tensor) -> None:
     """channels_last where it was asked for, or where it is faster."""
     subject, wish = "channels_last", wishes.channels_last
+    try:
+        if wish is True or (wish == "auto" and _convolves(model)):
+            _in_layout(prepared, model, "channels_last")
+    except Exception as error:  # deepcopy runs the model's own code
+        why = f"the model cannot be copied: {_first_line(error)}"
+        if wish is True:
+            _instead(prepared, subject, "off", f"it was asked for, but {why}")
+        else:
+            prepared.decisions[subject] = f"off: {why}"
+        return
     if wish != "auto":
         prepared.decisions[subject] = "on: as asked" if wish else "off: as asked"
         _adopt(prepared, model, "channels_last" if wish else "contiguous")
@@ -232,6 +244,11 @@ def _convolves(model: nn.Module) -> bool:
 def _choose_attention(prepared: Prepared, model: nn.Module, wishes: Wishes, x: Tensor) -> None:
     """The kernels of attention; PyTorch's own choice stands where no other is clearly faster."""
     subject, names = "attention", [_PYTORCHS, *attention_on(x.device)]
+    if wishes.attention != "auto":
+        prepared.decisions[subject] = f"{wishes.attention}: as asked"
+        if wishes.attention != "default":
+            prepared.settings = (*prepared.settings, attention_by(wishes.attention))
+        return
     key = model_key(model, subject, prepared.decisions["precision"], tuple(x.shape[1:]), names)
     found: tuple[str, str] | None = None
     known = Remembered().get(key) if wishes.recall else None
@@ -271,9 +288,6 @@ def compile_model(prepared: Prepared, wish: Compile, x: Tensor) -> None:
 
     Its parameters are frozen by now: the compiled backward pass knows of no weight gradient.
     """
-    if not wish:
-        prepared.decisions["compile"] = "off"
-        return
     eager = prepared.ask
     mode = "max-autotune-no-cudagraphs" if wish == "max-autotune" else None
     variants = functools.partial(torch._dynamo.config.patch, recompile_limit=_VARIANTS)  # pyright: ignore
@@ -282,6 +296,9 @@ def compile_model(prepared: Prepared, wish: Compile, x: Tensor) -> None:
     try:
         prepared.step(x)
     except Exception as error:  # the compiler's own errors have no common class
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            prepared.ask, prepared.settings = eager, prepared.settings[:-1]
+            raise
         prepared.ask, prepared.settings = eager, prepared.settings[:-1]
         _instead(prepared, "compile", "off", f"it was asked for, but {_first_line(error)}")
         return

@@ -45,7 +45,8 @@ class AttackResult:
         clean_logits: (B, K) logits at the clean images.
         logits: (B, K) logits at `adv`.
         queries: forward and backward passes of each row.
-        steps: (B,) int64 gradient steps until the first success; -1 where there was none.
+        steps: (B,) int64 gradient steps until the first success, of the try that succeeded where a
+            row was tried several times; -1 where there was none.
         finite: (B,) bool: False where a gradient was NaN or inf and the row stopped there.
         driven: (B,) bool: False where every gradient was exactly 0, so that nothing drove the row:
             saturated or masked gradients, not robustness.
@@ -55,7 +56,8 @@ class AttackResult:
         seconds: wall-clock seconds of the attack.
         batch_size: rows that went together, smaller than asked for if memory ran out.
         peak_memory: most bytes in use meanwhile: of the GPU's memory, or of the process on a CPU;
-            0 where it is not known.
+            0 where it is not known. Measuring it starts PyTorch's peak statistics of the GPU anew,
+            on a CPU the process's high-water mark.
     """
 
     clean: Tensor

@@ -1,7 +1,6 @@
 """The rows that a caller hands in, checked."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -26,15 +25,6 @@ class Rows:
     labels: Tensor
     targets: Tensor | None
     sample_ids: Tensor
-
-    def slice(self, start: int, end: int) -> Self:
-        """Rows start to end - 1."""
-        return type(self)(
-            images=self.images[start:end],
-            labels=self.labels[start:end],
-            targets=None if self.targets is None else self.targets[start:end],
-            sample_ids=self.sample_ids[start:end],
-        )
 
 
 def check_rows(
@@ -78,7 +68,8 @@ def check_rows(
             f"in row {row}"
         )
     if images.is_inference():
-        images = images.clone()  # made under inference_mode, it could not be differentiated at
+        with torch.inference_mode(False):
+            images = images.clone()  # made under inference_mode, it could not be differentiated at
     return Rows(
         images=images.detach().contiguous(), labels=labels, targets=targets, sample_ids=sample_ids
     )

@@ -42,6 +42,13 @@ class Twin(nn.Module):
         """Ask the copy."""
         return self.module(x if self.narrow is None else x.to(self.narrow))
 
+    def fits(self) -> bool:
+        """Whether the original still has the tensors that were copied; its layers may be others."""
+        ours, theirs = self.module.state_dict(), self._of[0].state_dict()
+        return list(ours) == list(theirs) and all(
+            ours[name].shape == theirs[name].shape for name in ours
+        )
+
     @torch.no_grad()
     def follow(self) -> None:
         """Take over the weights of the original: they may have been trained meanwhile."""

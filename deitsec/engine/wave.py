@@ -19,8 +19,9 @@ from deitsec.engine.ladder import Ladder
 from deitsec.engine.outcome import Outcome
 from deitsec.engine.query import EngineQuery
 from deitsec.engine.result import AttackResult, Queries
+from deitsec.engine.rounding import Rounding
 from deitsec.engine.rows import VARIANT_BIT, Rows
-from deitsec.engine.steps import Steps
+from deitsec.engine.steps import EagerSteps, Steps
 from deitsec.types import Problem
 
 
@@ -38,7 +39,8 @@ class Course:
         steps: takes the steps.
         same_model: whether the driver's logits are those of the exact model.
         confirmed: whether successes are asked about again.
-        levels: as in `Confirmation`.
+        reduced: whether the driver computes in less than fp32: it may overflow where that does not.
+        rounding: as in `Confirmation`.
     """
 
     attack: Attack
@@ -50,7 +52,8 @@ class Course:
     steps: Steps
     same_model: bool
     confirmed: bool
-    levels: int | None
+    reduced: bool
+    rounding: Rounding | None
 
 
 class Wave:
@@ -77,6 +80,7 @@ class Wave:
         self.course = course
         self.exact = exact
         self.driver = driver
+        self.steps = course.steps
         self.rows = rows
         self.x = x
         self.labels = rows.labels.to(x.device)
@@ -84,8 +88,10 @@ class Wave:
         self.tick = tick
         self.outcome = Outcome(x)
         self.clean_logits: Tensor | None = None
-        self.confirmation = Confirmation(exact, levels=course.levels)
-        self.compaction = Compaction(course.ladder, self.outcome, len(x), x.device)
+        self.confirmation = Confirmation(exact, rounding=course.rounding)
+        self.compaction = Compaction(
+            course.ladder, self.outcome, len(x), x.device, frozen_leave=not course.confirmed
+        )
 
     def run(self) -> AttackResult:
         """Attack, and say what came of it."""
@@ -94,7 +100,18 @@ class Wave:
         for rows, variants, which in self._tries(tries):
             share = (which.start / tries, len(which) / tries)
             self._follow(self._start(rows, variants, targets), share)
+        if self.course.reduced:
+            self._again_in_fp32(targets)
         return self._result(targets)
+
+    def _again_in_fp32(self, targets: Tensor | None) -> None:
+        """Attack the rows on which the driver overflowed by the exact model: it may not."""
+        rows = (~self.outcome.finite & ~self.outcome.success).nonzero()[:, 0]
+        if len(rows) == 0:
+            return
+        self.outcome.finite[rows] = True
+        self.driver, self.steps = Driver(self.exact.model), EagerSteps()
+        self._follow(self._start(rows, torch.zeros_like(rows), targets), (1.0, 0.0))
 
     def _aim(self) -> Tensor | None:
         """(N, T) classes that each row is aimed at, one after the other; None aims at none."""
@@ -188,19 +205,21 @@ class Wave:
                 number = min(course.check_every, times - done)
                 for batch in batches:
                     query = EngineQuery(self.driver, batch, first=first)
-                    course.steps.advance(step, query, number)
+                    self.steps.advance(step, query, number)
                     self._note_clean(query)
                 done, taken = done + number, taken + number
                 self.tick(share[0] + share[1] * taken / (steps + 1))
-                if course.compaction:
-                    batches = self._retire(batches)
+                batches = self._retire(batches)
         for batch in batches:
             self._finish(batch, first)
 
     def _retire(self, batches: list[Batch]) -> list[Batch]:
-        if self.course.confirmed:
+        """Look at what is done, where that can end the attack on a row."""
+        if self.course.first and self.course.confirmed:
             self.confirmation.confirm(batches)
-        else:
+        if not self.course.compaction:
+            return batches
+        if not self.course.confirmed:
             for batch in batches:
                 batch.kept.confirmed.copy_(batch.kept.success)
         return self.compaction.pack(batches)

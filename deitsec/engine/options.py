@@ -1,0 +1,66 @@
+"""What an engine can be told."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from deitsec.engine.attention import ATTENTIONS, Attention
+from deitsec.engine.kept import Stop
+from deitsec.engine.precision import PRECISIONS, Precision
+from deitsec.engine.preparation import Compile
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """A model, and how it is attacked; see `Engine`.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+
+    model: nn.Module
+    batch_size: int | Literal["auto"] = "auto"
+    seed: int = 0
+    stop: Stop = "first_success"
+    precision: Precision = "fp32"
+    compile: Compile = False
+    channels_last: bool | Literal["auto"] = "auto"
+    attention: Attention = "auto"
+    cuda_graphs: bool | Literal["auto"] = "auto"
+    compaction: bool = True
+    deterministic: bool = False
+    quantize: bool = False
+
+    def __post_init__(self) -> None:
+        """Validate the configuration."""
+        if self.batch_size != "auto" and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 or 'auto', got {self.batch_size}")
+        if self.stop not in ("first_success", "never"):
+            raise ValueError(f"stop must be first_success or never, got {self.stop!r}")
+        if not -(1 << 63) <= self.seed < 1 << 63:
+            raise ValueError(f"seed must fit 64 bits, got {self.seed}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+            )
+        if self.compile not in (True, False, "max-autotune"):
+            raise ValueError(f"compile must be True, False or max-autotune, got {self.compile!r}")
+        if self.attention not in ATTENTIONS:
+            raise ValueError(
+                f"attention must be one of {', '.join(ATTENTIONS)}, got {self.attention!r}"
+            )
+        for name in ("channels_last", "cuda_graphs"):
+            if getattr(self, name) not in (True, False, "auto"):
+                raise ValueError(f"{name} must be True, False or auto, got {getattr(self, name)!r}")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are; the CPU for a model without any."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    @property
+    def draws(self) -> bool:
+        """Whether the model draws random numbers in eval mode, and says so."""
+        return any(getattr(module, "stochastic", False) for module in self.model.modules())

@@ -1,0 +1,56 @@
+"""Rounding adversarial images to the 8-bit levels of a file, without leaving the ball."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deitsec import ops
+from deitsec.types import Norm
+
+_LEVEL = 1e-3  # of a level: fp32 is off by less, and a radius of 8/255 is to mean 8 levels
+_NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rounding:
+    """Rounds to the nearest level within eps of the clean image.
+
+    In L-infinity each value goes to the nearest level that eps allows. In another norm a row that
+    the nearest levels bring out of the ball is rounded towards the clean image instead. A value for
+    which no level is allowed, because the clean image lies between levels, takes the nearest to
+    that.
+
+    Attributes:
+        norm: of the attack's budget.
+        eps: its radius, or None where it has none.
+    """
+
+    norm: Norm
+    eps: float | None
+
+    def __call__(self, x: Tensor, clean: Tensor) -> Tensor:
+        """(B, C, H, W) images that are k / 255, in the dtype of `x`."""
+        levels, base = x.double() * 255, clean.double() * 255
+        nearest = levels.round()
+        if self.eps is None:
+            return self._back(nearest, x)
+        if self.norm == "linf":
+            reach = self.eps * 255 + _LEVEL
+            return self._back(_between(nearest, base - reach, base + reach, base), x)
+        low, high = torch.minimum(levels, base), torch.maximum(levels, base)
+        inward = _between(nearest, low - _LEVEL, high + _LEVEL, base)
+        size = ops.row_norms(self._back(nearest, x), clean)[_NORMS.index(self.norm)]
+        out = (size > self.eps * (1 + 1e-6))[:, None, None, None]
+        return self._back(torch.where(out, inward, nearest), x)
+
+    @staticmethod
+    def _back(levels: Tensor, like: Tensor) -> Tensor:
+        # divided as deitsec.data.to_float divides what it reads: the same bits
+        return levels.clamp(0, 255).to(torch.uint8).to(like.dtype) / 255
+
+
+def _between(levels: Tensor, low: Tensor, high: Tensor, base: Tensor) -> Tensor:
+    """The levels, brought between two bounds; the nearest to `base` where no level is between."""
+    low, high = low.ceil(), high.floor()
+    return torch.where(low <= high, torch.minimum(torch.maximum(levels, low), high), base.round())

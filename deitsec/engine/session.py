@@ -1,0 +1,272 @@
+"""What an engine has learnt about its model, and the attack on one wave with it."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deitsec.attacks.attack import Attack
+from deitsec.engine.checked_model import CheckedModel
+from deitsec.engine.exact import ExactModel
+from deitsec.engine.fingerprint import fingerprint
+from deitsec.engine.graphs import GraphSteps
+from deitsec.engine.guard import attack_mode, calculation
+from deitsec.engine.ladder import Ladder, make_ladder
+from deitsec.engine.memory import (
+    PeakMemory,
+    bytes_per_row,
+    is_out_of_memory,
+    rows_by_size,
+    rows_that_fit,
+)
+from deitsec.engine.options import Options
+from deitsec.engine.preparation import Prepared, Wishes, compile_model, prepare
+from deitsec.engine.result import AttackResult
+from deitsec.engine.rounding import Rounding
+from deitsec.engine.rows import Rows
+from deitsec.engine.steps import EagerSteps, Steps
+from deitsec.engine.wave import Course, Wave
+
+_PROBE_ROWS = {"cpu": 8, "cuda": 64}  # a GPU that is not filled measures launches
+_WAVE_BATCHES = 8  # full batches that rows are pooled from when some of them are done
+_WAVE_BYTES = 1 << 28  # of the images of a wave, of which a run holds a few copies
+_CHECK_EVERY = 4  # steps between two looks at a GPU's rows; a CPU is asked every step
+_WHOLE_PHASE = 1 << 30
+
+
+class Session:
+    """The prepared forms of a model, the batches that fit, the graphs that were captured.
+
+    Args:
+        options: those of the engine.
+
+    Attributes:
+        notes: what `Engine.explain` says.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.notes: dict[str, str] = {}
+        self._prepared: dict[Any, Prepared] = {}
+        self._rows: dict[tuple[int, ...], int] = {}  # measured, or what memory had room for
+        self._sizes: dict[tuple[int, ...], str] = {}  # why
+        self._graphs: dict[Any, GraphSteps] = {}
+
+    def rows_together(self, shape: Sequence[int]) -> int:
+        """Rows of this image shape (C, H, W) that go together."""
+        asked, known = self.options.batch_size, self._rows.get(tuple(shape))
+        if asked != "auto":
+            return asked if known is None else min(asked, known)
+        if known is not None:
+            return known
+        model = self.options.model
+        # a model that resizes inside works on images of its own size, one that samples on several
+        seen = getattr(model, "input_size", None) or shape[1:]
+        samples = math.prod(getattr(module, "num_samples", 1) for module in model.modules())
+        return max(1, rows_by_size((shape[0], *seen)) // max(1, samples))
+
+    @torch.inference_mode(False)  # gradients are needed whatever the caller is in
+    def ready(self, images: Tensor, *, measure: bool) -> tuple[Prepared, Ladder]:
+        """The model prepared for images like these, and the sizes of their batches.
+
+        Args:
+            images: (B, C, H, W) some of those to come.
+            measure: whether there is enough to do to find out what is fast first.
+        """
+        options, device = self.options, self.options.device
+        probe = _PROBE_ROWS.get(device.type, 8)
+        x = images[:probe].to(device)
+        x = x.repeat(-(-probe // len(x)), 1, 1, 1)[:probe]
+        with attack_mode(options.model), calculation(device, deterministic=options.deterministic):
+            while True:
+                try:
+                    return self._ready(x, measure=measure and not options.deterministic)
+                except RuntimeError as error:
+                    if len(x) == 1 or not is_out_of_memory(error):
+                        raise
+                x = x[: len(x) // 2]
+                self._make_room()
+
+    def _ready(self, x: Tensor, *, measure: bool) -> tuple[Prepared, Ladder]:
+        options, shape = self.options, tuple(x.shape[1:])
+        key = (shape, x.dtype, x.device, measure)
+        known = self._prepared.get(key)
+        if known is None or (known.twin is not None and not known.twin.fits()):
+            wishes = Wishes(
+                precision=options.precision,
+                channels_last=options.channels_last,
+                attention=options.attention,
+                measure=measure,
+                recall=not options.deterministic,
+            )
+            known = prepare(options.model, wishes, x)
+        if measure and shape not in self._rows and options.batch_size == "auto":
+            self._measure_rows(known, x)
+        top = self.rows_together(shape)
+        if options.compile and "compile" not in known.decisions:
+            compile_model(known, options.compile, x.repeat(-(-top // len(x)), 1, 1, 1)[:top])
+        self._prepared[key] = known
+        return known, self._ladder(known, top)
+
+    def _measure_rows(self, prepared: Prepared, x: Tensor) -> None:
+        weights = self.options.model if prepared.twin is None else prepared.twin
+        driver = prepared.driver(torch.zeros(1, dtype=torch.int64))
+        try:
+            row = bytes_per_row(driver, weights.parameters(), x)
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                raise
+            return  # the run itself will say what is wrong with the model
+        self._rows[tuple(x.shape[1:])] = rows_that_fit(row, x.device)
+        self._sizes[tuple(x.shape[1:])] = (
+            f"a row takes {row / (1 << 20):.2f} MiB, measured on {len(x)}"
+        )
+
+    @torch.inference_mode(False)
+    def attack(
+        self,
+        attack: Attack,
+        prepared: Prepared,
+        ladder: Ladder,
+        rows: Rows,
+        x: Tensor,
+        tick: Callable[[float], None],
+    ) -> tuple[AttackResult, Ladder]:
+        """Attack one wave; if memory runs out, again in smaller batches.
+
+        Args:
+            attack: what is run.
+            prepared, ladder: from `ready`.
+            rows: who.
+            x: (N, C, H, W) their images, where the model is.
+            tick: told the share of the work that is done.
+
+        Returns:
+            The result, and the ladder to go on with.
+        """
+        options = self.options
+        started, peak = time.perf_counter(), PeakMemory(options.device)
+        with (
+            attack_mode(options.model),
+            calculation(options.device, deterministic=options.deterministic),
+        ):
+            if prepared.twin is not None:
+                prepared.twin.follow()
+            while True:
+                model = CheckedModel(options.model, rows.labels)
+                exact = ExactModel(model, ladder, options.seed)
+                course = self._course(attack, prepared, ladder)
+                driver = prepared.driver(rows.labels)
+                try:
+                    result = Wave(course, exact, driver, rows, x, tick).run()
+                    break
+                except RuntimeError as error:
+                    if ladder.top == 1 or not is_out_of_memory(error):
+                        raise
+                self._make_room()
+                ladder = self._ladder(prepared, (ladder.top + 1) // 2)
+                self._rows[tuple(x.shape[1:])] = ladder.top
+                self._sizes[tuple(x.shape[1:])] = "memory ran out with more"
+        self._note(prepared, course, tuple(x.shape[1:]))
+        seconds = time.perf_counter() - started
+        return dataclasses.replace(result, seconds=seconds, peak_memory=peak.bytes()), ladder
+
+    def wave_rows(self, images: Tensor, ladder: Ladder) -> int:
+        """Rows that are pooled: as many as fill batches again when most of them are done."""
+        if not self._compacts:
+            return ladder.top
+        row = images[0].numel() * images.element_size()
+        batches = min(_WAVE_BATCHES, _WAVE_BYTES // (row * ladder.top))
+        return ladder.top * max(1, batches)
+
+    @property
+    def _compacts(self) -> bool:
+        return self.options.compaction and self.options.stop == "first_success"
+
+    def _ladder(self, prepared: Prepared, top: int) -> Ladder:
+        return make_ladder(
+            top,
+            deterministic=self.options.deterministic,
+            compiled=prepared.compiled,
+            graphs=self._graphs_off() is None,
+        )
+
+    def _graphs_off(self) -> str | None:
+        """Why steps are not captured, or None where they are."""
+        if self.options.cuda_graphs is False:
+            return "as asked"
+        if self.options.device.type != "cuda":
+            return f"a {self.options.device.type} has none"
+        if self.options.draws:
+            return "the model draws other random numbers at each step"
+        return None
+
+    def _course(self, attack: Attack, prepared: Prepared, ladder: Ladder) -> Course:
+        options = self.options
+        rounding = None
+        if options.quantize:
+            eps: float | None = getattr(attack, "eps", None)
+            rounding = Rounding(norm=attack.traits.norm, eps=eps)
+        first = options.stop == "first_success"
+        looks = _CHECK_EVERY if options.device.type == "cuda" else 1
+        confirmed = prepared.reduced or options.quantize or options.draws
+        return Course(
+            attack=attack,
+            seed=options.seed,
+            first=first,
+            compaction=self._compacts,
+            ladder=ladder,
+            check_every=looks if self._compacts or (first and confirmed) else _WHOLE_PHASE,
+            steps=self._steps_of(attack, prepared),
+            same_model=prepared.same_model and not options.draws,
+            confirmed=confirmed,
+            reduced=prepared.reduced,
+            rounding=rounding,
+        )
+
+    def _steps_of(self, attack: Attack, prepared: Prepared) -> Steps:
+        if self._graphs_off() is not None:
+            return EagerSteps()
+        asked = self.options.model if prepared.twin is None else prepared.twin
+        key = (attack, id(prepared), fingerprint(asked))
+        if key not in self._graphs:
+            self._forget_graphs()  # they hold memory: those of one attack are kept
+            self._graphs[key] = GraphSteps(self.options.device)
+        return self._graphs[key]
+
+    def _forget_graphs(self) -> None:
+        for steps in self._graphs.values():
+            steps.forget()
+        self._graphs.clear()
+
+    def _make_room(self) -> None:
+        self._forget_graphs()
+        if self.options.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _note(self, prepared: Prepared, course: Course, shape: tuple[int, ...]) -> None:
+        """Write down what `explain` says of this run."""
+        options = self.options
+        off, steps = self._graphs_off(), course.steps
+        compaction = "on" if course.compaction else "off: as asked"
+        if options.stop == "never":
+            compaction = "off: stop='never' lets no row leave"
+        successes = "by the logits of the attack's own forward passes"
+        if course.confirmed:
+            rounded = " after rounding to 8 bits" if options.quantize else ""
+            successes = f"confirmed by a forward pass of the exact model{rounded}"
+        self.notes.clear()
+        self.notes.update(prepared.decisions)
+        self.notes["compile"] = prepared.decisions.get("compile", "off: as asked")
+        asked = "by the image size" if options.batch_size == "auto" else "as asked"
+        self.notes["batch_size"] = f"{course.ladder.top}: {self._sizes.get(shape, asked)}"
+        self.notes["batch_sizes"] = ", ".join(map(str, course.ladder.sizes))
+        self.notes["cuda_graphs"] = (
+            steps.explain() if isinstance(steps, GraphSteps) else f"off: {off}"
+        )
+        self.notes["compaction"] = compaction
+        self.notes["successes"] = successes
