@@ -1,6 +1,7 @@
 """What only a GPU can show; `pytest -m gpu`. The ops' device cases are in test_ops.py."""
 
 import contextlib
+import copy
 import dataclasses
 
 import pytest
@@ -12,7 +13,9 @@ from deitsec.attacks import PGD, create_attack, list_attacks
 from deitsec.attacks.starts import l1_start, l2_start
 from deitsec.engine import Engine, graphs, steps
 from deitsec.engine.compaction import Compaction
-from deitsec.types import IN_FLIGHT, Problem
+from deitsec.models import EOT
+from deitsec.models.transforms import Compose, GaussianNoise, Shift
+from deitsec.types import Problem
 
 pytestmark = pytest.mark.gpu
 ROWS, BATCH = 192, 64  # three whole batches: the same shapes with graphs and without
@@ -233,30 +236,15 @@ def test_peak_memory_is_the_gpus():
     assert images.nbytes < result.peak_memory <= torch.cuda.max_memory_allocated()
 
 
-class Noisy(nn.Module):
-    """Adds noise that belongs to the sample and the forward pass."""
-
-    stochastic = True
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        flight = IN_FLIGHT.get()
-        if flight is None:  # the engine tries the model before it attacks
-            return self.model(x)
-        middle = torch.full_like(x, 0.5)
-        noise = ops.random_start(middle, flight.sample_ids, 0.5, flight.seed, flight.stream)
-        return self.model(x + 0.1 * (noise - 0.5))
-
-
-def test_a_model_that_draws_is_not_captured_and_draws_by_sample():
-    model = Noisy(network())
-    images, labels = images_for(model.model)
-    found = []
+def test_expectation_over_transformations_draws_on_a_gpu_as_on_a_cpu():
+    model = network()
+    images, labels = images_for(model)
+    transform = Compose(transforms=(GaussianNoise(std=0.05), Shift(pixels=1)))
+    eot = EOT(model, transform, num_samples=3).eval()
+    here, found = copy.deepcopy(eot).cpu(), []
+    torch.testing.assert_close(eot(images).cpu(), here(images.cpu()), rtol=1e-3, atol=1e-3)
     for size in (64, 96):
-        engine = Engine(model, batch_size=size, compaction=False)
+        engine = Engine(eot, batch_size=size, compaction=False)
         found.append(engine.run(LONG, images, labels))
         assert engine.explain()["cuda_graphs"].startswith("off: the model draws")
     assert (found[0].success == found[1].success).double().mean() > 0.98

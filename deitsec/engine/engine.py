@@ -21,7 +21,7 @@ from deitsec.engine.guard import attack_mode, calculation, warn_of_training
 from deitsec.engine.kept import Stop
 from deitsec.engine.ladder import Ladder, make_ladder
 from deitsec.engine.memory import PeakMemory, bytes_per_row, rows_by_size, rows_that_fit
-from deitsec.engine.precision import PRECISIONS, Precision
+from deitsec.engine.precision import Precision, check_precision
 from deitsec.engine.preparation import Compile, Prepared, Wishes, compile_model, prepare
 from deitsec.engine.result import AttackResult
 from deitsec.engine.rows import Rows, check_rows
@@ -95,10 +95,7 @@ class Engine:
             raise ValueError(f"stop must be first_success or never, got {self.stop!r}")
         if not -(1 << 63) <= self.seed < 1 << 63:
             raise ValueError(f"seed must fit 64 bits, got {self.seed}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
-            )
+        check_precision(self.precision)
         if self.compile not in (True, False, "max-autotune"):
             raise ValueError(f"compile must be True, False or max-autotune, got {self.compile!r}")
         for name in ("channels_last", "cuda_graphs"):
