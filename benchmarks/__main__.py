@@ -15,6 +15,7 @@ GROUPS = {
     "ops": ["test_bench_ops.py"],
     "attacks": ["test_bench_attention.py", "test_bench_attacks.py"],
     "compaction": ["test_bench_compaction.py"],
+    "precision": ["test_bench_precision.py"],
 }
 LEAST_ROUNDS = 5
 

@@ -135,10 +135,10 @@ else
 fi
 
 if ! has pytest; then
-    for group in ops attacks compaction; do skip "$group" "there is no pytest"; done
+    for group in ops attacks compaction precision; do skip "$group" "there is no pytest"; done
 elif [ -z "$gpu" ]; then
     say "benchmarks: tiny shapes, for there is no GPU"
-    for group in ops attacks compaction; do
+    for group in ops attacks compaction precision; do
         part "$group" 50 0 "$python" -m benchmarks "$group" --quick --out "$out"
         rows "$group"
     done
@@ -147,8 +147,10 @@ else
     rows ops
     part "attacks" 300 70 "$python" -m benchmarks attacks --rounds 5 --out "$out"
     rows attacks
-    part "compaction" 120 0 "$python" -m benchmarks compaction --rounds 5 --out "$out"
+    part "compaction" 120 30 "$python" -m benchmarks compaction --rounds 5 --out "$out"
     rows compaction
+    part "precision" 90 0 "$python" -m benchmarks precision --out "$out"
+    rows precision
 fi
 say "all parts: $SECONDS s"
 exit "$bad"

@@ -74,7 +74,8 @@ class Network:
 def _trained(network: Network, recipe: Recipe, device: str, rows: int) -> Subject:
     source = find_source()
     model = small_network(recipe, source, device)
-    images = to_float(source.test.images(torch.arange(min(1000, len(source.test))))).to(device)
+    tried = min(max(1000, rows * 5 // 4), len(source.test))  # some are wrong before any attack
+    images = to_float(source.test.images(torch.arange(tried))).to(device)
     labels = source.test.labels[: len(images)].to(device)
     right = _predicted(model, images) == labels
     images, labels = images[right][:rows].contiguous(), labels[right][:rows]

@@ -36,7 +36,8 @@ def _attack(rng, name, labels, clean, num_classes, accuracy, *, norm="linf", eps
         "zero_gradients": 0,
         "seconds": 3.25,
         "images_per_second": rows / 3.25,
-        "disagreement": 0.0,
+        "lost_in_rounding": 0.0,
+        "disagreement": None,
         "command": f"deitsec attack --attack {name}:eps=8/255",
     }
 
@@ -93,6 +94,14 @@ def build_document(num_classes=10, *, rows=300, names=None, accuracy=0.05):
         "seed": 0,
         "environment": software
         | {"triton": None, "platform": "Linux", "cpu": "x86", "threads": 2, "device": "cpu"},
+        "engine": {
+            "precision": "bf16",
+            "compile": False,
+            "decisions": {
+                "precision": "bf16 (a copy of the weights)",
+                "batch_size": "64: as asked",
+            },
+        },
         "model": {
             "name": "deit_micro",
             "sha256": "cd" * 32,

@@ -94,7 +94,7 @@ def test_the_gate_refuses_what_attacked_less_or_left_the_ball(linear):
 
 def test_the_page_says_what_was_not_measured(tmp_path):
     text = render.page(tmp_path / "nothing", tmp_path / "img")
-    assert text.count("Not measured: no result file is there.") == 2
+    assert text.count("Not measured: no result file is there.") == 3
     assert not (tmp_path / "img").exists()
 
 
@@ -104,12 +104,18 @@ def test_quick_benchmarks_run_and_their_rows_are_rendered(tmp_path, capfd):
     quick = ["--quick", "--out", str(out), "--benchmarks", str(ROOT / "benchmarks")]
     assert main(["bench", "all", *quick]) == 0, capfd.readouterr().out
     results = {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
-    assert set(results) == {"ops", "attacks", "compaction"}
+    assert set(results) == {"ops", "attacks", "compaction", "precision"}
     assert render.load(tmp_path / "results", "attacks") == []  # quick figures are no results
     for group, result in results.items():
         (out / f"{group}.json").write_text(json.dumps({**result, "quick": False}))
     text = render.page(tmp_path / "results", tmp_path / "img")
-    for words in ("| deitsec fp32 |", "| model floor |", "| deitsec no compaction |", "16 tokens"):
+    for words in (
+        "| deitsec fp32 |",
+        "| model floor |",
+        "| deitsec no compaction |",
+        "16 tokens",
+        "| bf16 |",
+    ):
         assert words in text
     for picture in ("attacks", "compaction"):
         assert len(list((tmp_path / "img").glob(f"{picture}-*.png"))) == 1

@@ -54,6 +54,7 @@ def _one_line(capsys):
         (["verify", "--eps", "nan"], ["eps must be in (0, 1]"]),
         (["verify", "--eps", "much"], ["--eps must be a number", "'much'"]),
         (["verify", "--per-class", "0"], ["--per-class"]),
+        (["verify", "--precision", "fp8"], ["precision must be one of fp32, tf32", "'fp8'"]),
         (["verify", "--min-robust-accuracy", "2"], ["min_robust_accuracy must be in [0, 1]"]),
         (["verify", "--checkpoint", "gone.safetensors"], ["gone.safetensors"]),
         (["verify", "--device", "cuda:77"], ["cuda:77"]),
@@ -103,10 +104,19 @@ def test_the_command_in_the_report_makes_its_figures_again(checkpoint, capsys, t
 
 def test_the_reports_command_has_every_option(checkpoint, capsys):
     options = ["--attack", "mifgsm:eps=4/255", "--min-robust-accuracy", "0.0"]
+    options += ["--precision", "bf16"]
     assert main(_quick(checkpoint, *options, "--json")) == 0
-    command = json.loads(capsys.readouterr().out)["command"]
-    for words in ("--attack mifgsm:eps=4/255", "--no-sweep", "--min-robust-accuracy 0.0"):
-        assert words in command
+    document = json.loads(capsys.readouterr().out)
+    given = (
+        "--attack mifgsm:eps=4/255",
+        "--no-sweep",
+        "--min-robust-accuracy 0.0",
+        "--precision bf16",
+    )
+    for words in given:
+        assert words in document["command"]
+    assert "--precision bf16" in document["attacks"][0]["command"]
+    assert document["engine"]["precision"] == "bf16"
 
 
 def test_a_checkpoint_that_numbers_the_classes_otherwise_is_refused(capsys, tmp_path):

@@ -84,7 +84,13 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+def on_device(*values: Any, device: str, name: str) -> Any:
+    """A case that `-m gpu` finds where it needs one; the backend says why it cannot run."""
+    marks = [pytest.mark.gpu(says_why=True)] if device == "cuda" else []
+    return pytest.param(*values, marks=marks, id=name)
+
+
+@pytest.mark.parametrize("case", [on_device(c, device=c.device, name=str(c)) for c in CASES])
 def test_backend_errs_at_most_twice_as_much_as_pytorch(case: Case) -> None:
     args = case.arguments()
     op = OPS[case.op]
@@ -106,17 +112,26 @@ def test_backend_errs_at_most_twice_as_much_as_pytorch(case: Case) -> None:
         assert (error <= bound).all(), f"error {error.max():.3g}, PyTorch's {allowed.max():.3g}"
 
 
-@pytest.mark.parametrize("name", INPLACE)
+INPLACE_CASES = [
+    on_device(name, backend, device=device, name=f"{name}-{backend}")
+    for name, op in INPLACE.items()
+    for backend, device in [("reference", "cpu"), *((b.name, b.device) for b in op.backends)]
+]
+
+
+@pytest.mark.parametrize(("name", "backend"), INPLACE_CASES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("backend", ["reference", "cpp"])
 def test_inplace_form_equals_the_functional_one(
     name: str, dtype: torch.dtype, backend: str
 ) -> None:
     functional = OPS[name.removesuffix("_")]
+    (asked,) = [b for b in INPLACE[name].backends if b.name == backend] or [None]
+    if asked is not None and (reason := asked.missing()) is not None:
+        pytest.skip(f"{backend}: {reason}")
     for shared in samples(functional.name, dtype):
-        args = clone(shared)
+        args = clone(shared, "cpu" if asked is None else asked.device)
         tensors = [a for a in args if isinstance(a, Tensor)]
-        if backend == "cpp" and not all(t.is_contiguous() for t in tensors):
+        if asked is not None and asked.refusal(tensors) is not None:
             continue
         with ops.use(backend):
             expected = as_tuple(functional(*args))
@@ -180,12 +195,13 @@ def test_inductor_keeps_the_fused_step() -> None:
     assert torch.equal(torch.compile(twice, fullgraph=True)(x), twice(x))
 
 
-def clone(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
+def clone(args: tuple[Any, ...], device: str | None = None) -> tuple[Any, ...]:
+    return tuple(a.to(device, copy=True) if isinstance(a, Tensor) else a for a in args)
 
 
-def test_new_memory_is_poisoned() -> None:
-    x = torch.rand(1000)
-    assert torch.empty(1000).isnan().all()
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_new_memory_is_poisoned(device: str) -> None:
+    x = torch.rand(1000, device=device)
+    assert torch.empty(1000, device=device).isnan().all()
     # the compiled kernels allocate through the same function
     assert torch.ops.aten.new_empty.default(x, [1000]).isnan().all()

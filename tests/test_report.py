@@ -48,7 +48,7 @@ def test_the_schema_itself_is_valid():
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("schema",), "deitsec.report/2", "'schema'"),
+        (("schema",), "deitsec.report/1", "'schema'"),
         (("clean", "accuracy"), 1.5, "'accuracy'"),
         (("attacks", 0, "goal"), "any", "'goal'"),
         (("model", "sha256"), "short", "'sha256'"),
@@ -175,7 +175,7 @@ def test_examples_of_unknown_classes_are_refused(document):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "must be JSON"), ("[]", "deitsec.report/1"), ('{"schema": "deitsec.report/9"}', "/9")],
+    [("{", "must be JSON"), ("[]", "deitsec.report/2"), ('{"schema": "deitsec.report/9"}', "/9")],
 )
 def test_load_says_what_is_wrong_with_the_file(tmp_path, text, message):
     (tmp_path / "report.json").write_text(text)

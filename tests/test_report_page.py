@@ -132,6 +132,15 @@ def test_page_shows_the_figures_of_the_study_table(document):
     assert document["attacks"][1]["command"] in text
 
 
+def test_page_says_in_which_precision_the_attacks_were_driven_and_what_fp32_refuted(document):
+    attack = {**document["attacks"][0], "disagreement": 0.0125, "lost_in_rounding": 0.034}
+    document = {**document, "attacks": [attack]}
+    text = render_html(document, draw_plots(document))
+    assert "bf16 was asked for to drive the attacks; fp32 judged them" in text
+    assert "batch size: 64: as asked" in text
+    assert "<td>3.40%</td><td>1.25%</td>" in text
+
+
 def test_hostile_names_are_text_on_the_page_and_in_plots(tmp_path):
     built = build_document(names=HOSTILE)
     built["model"]["name"] = HOSTILE[1]

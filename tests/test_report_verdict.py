@@ -166,9 +166,9 @@ def test_chance_on_unbalanced_data_is_the_commonest_class(document):
         ("finite-gradients", {"non_finite": 0}, "pass"),
         ("gradients-drive", {"zero_gradients": 30}, "warn"),
         ("gradients-drive", {"zero_gradients": 0}, "pass"),
-        ("survives-8-bit", {"disagreement": 0.011}, "warn"),
-        ("survives-8-bit", {"disagreement": 0.010}, "pass"),
-        ("survives-8-bit", {"disagreement": None}, None),
+        ("survives-8-bit", {"lost_in_rounding": 0.011}, "warn"),
+        ("survives-8-bit", {"lost_in_rounding": 0.010}, "pass"),
+        ("survives-8-bit", {"lost_in_rounding": None}, None),
     ],
 )
 def test_checks_of_single_attacks(document, name, change, expected):

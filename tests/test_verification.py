@@ -97,6 +97,23 @@ def test_a_report_from_python_claims_no_command(report):
     assert all(piece["command"] is None for piece in report.document["attacks"])
 
 
+def test_lower_precision_drives_the_attacks_and_fp32_judges_them(model, digits):
+    document = verify(
+        model, digits, ["pgd:eps=0.03"], per_class=20, precision="bf16", sweep=False
+    ).document
+    validate(document)
+    assert document["engine"]["precision"] == "bf16"
+    assert document["engine"]["decisions"]["precision"].startswith("bf16 (")
+    (piece,) = document["attacks"]
+    assert 0 <= piece["disagreement"] < 0.5
+    plain = verify(model, digits, ["pgd:eps=0.03"], per_class=20, sweep=False).document
+    assert plain["attacks"][0]["disagreement"] is None
+    assert plain["engine"]["decisions"]["precision"] == "fp32"
+    assert piece["robust_accuracy"] == pytest.approx(
+        plain["attacks"][0]["robust_accuracy"], abs=0.02
+    )
+
+
 def test_a_wrapped_module_is_verified_and_saved(digits, tmp_path):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))

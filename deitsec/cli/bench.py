@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-GROUPS = ("ops", "attacks", "compaction", "all")
+GROUPS = ("ops", "attacks", "compaction", "precision", "all")
 
 
 def bench(

@@ -44,6 +44,16 @@ def verify(
     batch_size: Annotated[
         int | None, typer.Option(help="Images that go together; by default what fits.", min=1)
     ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Of the passes that drive the attacks: fp32, tf32, bf16 or fp16; a success "
+            "counts only in fp32."
+        ),
+    ] = "fp32",
+    compile: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Compile the model first.")
+    ] = False,
     seed: Seed = 0,
     device: Device = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
@@ -61,6 +71,7 @@ def verify(
 
     from deitsec.attacks.spec import parse_number
     from deitsec.data import load_data
+    from deitsec.engine.precision import check_precision
     from deitsec.verification.command import Option, verify_command
     from deitsec.verification.protocol import check_gate
     from deitsec.verification.protocol import verify as measure
@@ -68,6 +79,7 @@ def verify(
     from deitsec.verification.suite import parse_attacks
 
     radius = None if eps is None else parse_number("--eps", eps)
+    driven_in = check_precision(precision)
     check_gate(min_robust_accuracy)
     parse_attacks(attack or (), eps=8 / 255 if radius is None else radius)
     check_report_folder(out)
@@ -81,6 +93,8 @@ def verify(
         "per-class": per_class,
         "image-size": image_size,
         "batch-size": batch_size,
+        "precision": None if precision == "fp32" else precision,
+        "compile": compile,
         "seed": seed,
         "device": device,
     }
@@ -110,6 +124,8 @@ def verify(
             per_class=per_class,
             seed=seed,
             batch_size=batch_size or "auto",
+            precision=driven_in,
+            compile=compile,
             sweep=sweep,
             min_robust_accuracy=min_robust_accuracy,
             origin=replace(

@@ -8,7 +8,7 @@ from torch import nn
 
 from deitsec.engine.attention import ATTENTIONS, Attention
 from deitsec.engine.kept import Stop
-from deitsec.engine.precision import PRECISIONS, Precision
+from deitsec.engine.precision import Precision, check_precision
 from deitsec.engine.preparation import Compile
 
 
@@ -41,10 +41,7 @@ class Options:
             raise ValueError(f"stop must be first_success or never, got {self.stop!r}")
         if not -(1 << 63) <= self.seed < 1 << 63:
             raise ValueError(f"seed must fit 64 bits, got {self.seed}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
-            )
+        check_precision(self.precision)
         if self.compile not in (True, False, "max-autotune"):
             raise ValueError(f"compile must be True, False or max-autotune, got {self.compile!r}")
         if self.attention not in ATTENTIONS:

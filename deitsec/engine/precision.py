@@ -7,8 +7,20 @@ from typing import Any, Literal
 import torch
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def check_precision(precision: str) -> Precision:
+    """The precision of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for known in PRECISIONS:
+        if precision == known:
+            return known
+    raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
 
 
 def full_fp32() -> contextlib.AbstractContextManager[None]:

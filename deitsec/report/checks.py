@@ -184,14 +184,15 @@ def _gradients_drive(attacks: Sequence[Piece]) -> Check | None:
 
 
 def _survives_rounding(attacks: Sequence[Piece]) -> Check | None:
-    measured = [attack for attack in attacks if attack["disagreement"] is not None]
+    measured = [attack for attack in attacks if attack["lost_in_rounding"] is not None]
     if not measured:
         return None
-    worst = max(measured, key=lambda attack: attack["disagreement"])
-    bad = worst["disagreement"] > _TOLERANCE
+    worst = max(measured, key=lambda attack: attack["lost_in_rounding"])
+    bad = worst["lost_in_rounding"] > _TOLERANCE
     evidence = (
         f"Rounding the adversarial images to 8 bits loses at most "
-        f"{percent(worst['disagreement'], 2)} of the successes ({attack_label(worst, attacks)})."
+        f"{percent(worst['lost_in_rounding'], 2)} of the successes "
+        f"({attack_label(worst, attacks)})."
     )
     if bad:
         evidence += " Saved as image files, the attacks would look weaker than they are."

@@ -11,7 +11,7 @@ from importlib.resources import files
 from numbers import Integral, Real
 from typing import Any, cast
 
-SCHEMA = "deitsec.report/1"
+SCHEMA = "deitsec.report/2"
 
 _NUMBER_LIST = re.compile(r"\[\n\s*(?:[-+.\deE]+,\n\s*)*[-+.\deE]+\n\s*\]")
 """A list of numbers as `json.dumps` indents it: a confusion matrix reads better a row a line.

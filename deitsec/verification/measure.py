@@ -49,6 +49,8 @@ class Outcome:
         driven: (N,) bool, some gradient was not 0.
         norms: (N, 4) L-infinity, L2, L1 and L0 of the perturbation.
         queries: (N, 2) int64 forward and backward passes.
+        claims: (N,) int64 successes in lower precision that fp32 was asked about.
+        refuted: (N,) int64 those that it did not confirm.
         seconds: of the attack alone.
         rows: (N,) int64 rows of the test split, ascending.
         labels: (N,) int64.
@@ -66,6 +68,8 @@ class Outcome:
     driven: Tensor
     norms: Tensor
     queries: Tensor
+    claims: Tensor
+    refuted: Tensor
     seconds: float
 
     @classmethod
@@ -193,5 +197,7 @@ def _outcome(rows: Tensor, result: AttackResult, survives: Tensor) -> Outcome:
         driven=result.driven,
         norms=torch.stack(norms, 1),
         queries=torch.stack([result.queries.forward, result.queries.backward], 1),
+        claims=result.claims,
+        refuted=result.refuted,
         seconds=result.seconds,
     )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from deitsec.attacks import Attack, format_spec
 from deitsec.data import DataSource
+from deitsec.engine import Engine
 from deitsec.metrics import classification_metrics, distance_summary
 from deitsec.models import Classifier, model_sha256
 from deitsec.verification.measure import Outcome, Predictions
@@ -29,7 +30,7 @@ def attack_piece(attack: Attack, found: Outcome, num_classes: int, command: str 
         classification_metrics(found.predicted, found.labels, num_classes, found.confidence)
     )
     lost = found.success & ~found.survives
-    successes = int(found.success.sum())
+    successes, claims = int(found.success.sum()), int(found.claims.sum())
     return {
         "name": attack.name,
         "spec": format_spec(attack),
@@ -48,8 +49,18 @@ def attack_piece(attack: Attack, found: Outcome, num_classes: int, command: str 
         "zero_gradients": int((~found.driven).sum()),
         "seconds": found.seconds,
         "images_per_second": len(found.labels) / found.seconds,
-        "disagreement": int(lost.sum()) / successes if successes else None,
+        "lost_in_rounding": int(lost.sum()) / successes if successes else None,
+        "disagreement": int(found.refuted.sum()) / claims if claims else None,
         "command": command,
+    }
+
+
+def engine_piece(engine: Engine) -> Piece:
+    """The `engine` part, as things stood in the engine's last run."""
+    return {
+        "precision": engine.precision,
+        "compile": bool(engine.compile),
+        "decisions": engine.explain(),
     }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from deitsec.attacks import Attack, format_spec, parse_spec
 from deitsec.data import DataSource, balanced_rows
 from deitsec.engine import Engine
+from deitsec.engine.precision import Precision
 from deitsec.environment import environment
 from deitsec.metrics import per_class_vulnerability
 from deitsec.models import Classifier
@@ -53,6 +54,8 @@ def verify(
     per_class: int = 100,
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
+    precision: Precision = "fp32",
+    compile: bool = False,
     sweep: bool = True,
     min_robust_accuracy: float | None = None,
     origin: Origin | None = None,
@@ -68,7 +71,8 @@ def verify(
         per_class: test images of each class, the first in row order; fewer where the rarest class
             has fewer.
         seed: of every draw.
-        batch_size: see `Engine`.
+        batch_size, precision, compile: see `Engine`. Every figure is judged in fp32 whatever the
+            precision that drives the attacks.
         sweep: whether accuracy is measured over eps too.
         min_robust_accuracy: the gate, in [0, 1]; the report says whether it is met.
         origin: where the model came from.
@@ -84,7 +88,7 @@ def verify(
     origin = origin or Origin()
     check_request(model, data, per_class, min_robust_accuracy)
     suite = default_suite(data, attacks=attacks, eps=eps, sweep=sweep)
-    engine = Engine(model, batch_size=batch_size, seed=seed)
+    engine = Engine(model, batch_size=batch_size, seed=seed, precision=precision, compile=compile)
     run = _Run(engine, data, choose_rows(data, per_class), progress)
     clean = run.clean()
     galleries: list[Gallery] = []
@@ -188,6 +192,7 @@ def _document(
         )
         for attack, outcome in found
     ]
+    engine = pieces.engine_piece(run.engine)  # before the sweeps, whose batches are smaller
     sweeps = _sweeps(run, suite, clean)
     clean_part = pieces.clean_piece(clean, num_classes)
     worst = pieces.worst_predictions(run.rows, found, clean)
@@ -197,6 +202,7 @@ def _document(
         "command": origin.command,
         "seed": run.engine.seed,
         "environment": environment(run.engine.device),
+        "engine": engine,
         "model": pieces.model_piece(model, origin.kind, origin.training),
         "data": pieces.data_piece(data, run.rows),
         "clean": clean_part,
