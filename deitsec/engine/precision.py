@@ -8,7 +8,10 @@ import torch
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-_cudnn: Any = torch.backends.cudnn  # its switches are set up when it is imported
+# these switches are set up when torch is imported
+_cudnn: Any = torch.backends.cudnn
+_mkldnn: Any = torch.backends.mkldnn
+_FULL = ("none", "ieee")
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -24,10 +27,12 @@ def tf32() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _fp32_means(meaning: str) -> Generator[None]:
-    if not torch.cuda.is_available():
-        yield
-        return
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, _cudnn.conv)
+    switches: list[Any] = []
+    if torch.cuda.is_available():
+        switches += [torch.backends.cuda.matmul, _cudnn.conv]
+    # a CPU knows bf16 and tf32 for fp32; what is full already is left alone, as PyTorch refuses to
+    # name its one setting of old where a switch was set by itself
+    switches += [s for s in (_mkldnn.matmul, _mkldnn.conv) if s.fp32_precision not in _FULL]
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
