@@ -22,16 +22,20 @@ class Confirmation:
         exact: what decides.
         levels: largest change of a grey level that rounding to 8 bits may leave; None does not
             round.
+        gather: whether claims wait for others; a row that waits goes on meanwhile, so that what is
+            confirmed of it hangs on the other rows.
     """
 
-    def __init__(self, exact: ExactModel, *, levels: int | None) -> None:
+    def __init__(self, exact: ExactModel, *, levels: int | None, gather: bool) -> None:
         self.exact = exact
         self.levels = levels
+        self.gather = gather
 
     def confirm(self, batches: Sequence[Batch]) -> None:
         """Ask about the claims of the batches, if they are many enough; the refuted go on."""
         claims = [(b.kept.success & ~b.kept.confirmed & b.real).nonzero()[:, 0] for b in batches]
-        if sum(map(len, claims)) <= _GATHER * sum(map(len, batches)):
+        enough = _GATHER * sum(map(len, batches)) if self.gather else 0
+        if sum(map(len, claims)) <= enough:
             return
         asked = [(b, index) for b, index in zip(batches, claims, strict=True) if len(index)]
         pool = join_rows([take_rows(batch, index) for batch, index in asked])

@@ -294,6 +294,7 @@ class Engine:
             same_model=prepared.same_model and not _draws(self.model),
             confirmed=prepared.reduced or self.quantize or _draws(self.model),
             levels=levels,
+            gather=not self.deterministic,
         )
 
     def _steps_of(self, attack: Attack) -> Steps:

@@ -38,7 +38,7 @@ class Course:
         steps: takes the steps.
         same_model: whether the driver's logits are those of the exact model.
         confirmed: whether successes are asked about again.
-        levels: as in `Confirmation`.
+        levels, gather: as in `Confirmation`.
     """
 
     attack: Attack
@@ -51,6 +51,7 @@ class Course:
     same_model: bool
     confirmed: bool
     levels: int | None
+    gather: bool
 
 
 class Wave:
@@ -82,18 +83,19 @@ class Wave:
         self.labels = rows.labels.to(x.device)
         self.ids = rows.sample_ids.to(x.device)
         self.tick = tick
-        self.outcome = Outcome(x)
+        self.outcome = Outcome(x, first=course.first)
         self.clean_logits: Tensor | None = None
-        self.confirmation = Confirmation(exact, levels=course.levels)
-        self.compaction = Compaction(course.ladder, self.outcome, len(x), x.device)
+        self.confirmation = Confirmation(exact, levels=course.levels, gather=course.gather)
 
     def run(self) -> AttackResult:
         """Attack, and say what came of it."""
         targets = self._aim()
         tries = self.course.attack.num_restarts * (1 if targets is None else targets.shape[1])
+        ladder, outcome = self.course.ladder, self.outcome
+        compaction = Compaction(ladder, outcome, len(self.x), tries, self.x.device)
         for rows, variants, which in self._tries(tries):
             share = (which.start / tries, len(which) / tries)
-            self._follow(self._start(rows, variants, targets), share)
+            self._follow(self._start(rows, variants, targets), compaction, share)
         return self._result(targets)
 
     def _aim(self) -> Tensor | None:
@@ -173,7 +175,9 @@ class Wave:
             aligned=not self._many_targets,
         )
 
-    def _follow(self, batches: list[Batch], share: tuple[float, float]) -> None:
+    def _follow(
+        self, batches: list[Batch], compaction: Compaction, share: tuple[float, float]
+    ) -> None:
         """Run the attack's program on the batches, side by side.
 
         `share` is the part of the work that was done before, and the part that this is.
@@ -193,17 +197,17 @@ class Wave:
                 done, taken = done + number, taken + number
                 self.tick(share[0] + share[1] * taken / (steps + 1))
                 if course.compaction:
-                    batches = self._retire(batches)
+                    self._retire(batches)
+                    batches = compaction.pack(batches)
         for batch in batches:
             self._finish(batch, first)
 
-    def _retire(self, batches: list[Batch]) -> list[Batch]:
+    def _retire(self, batches: list[Batch]) -> None:
         if self.course.confirmed:
             self.confirmation.confirm(batches)
         else:
             for batch in batches:
                 batch.kept.confirmed.copy_(batch.kept.success)
-        return self.compaction.pack(batches)
 
     def _finish(self, batch: Batch, first: bool) -> None:
         EngineQuery(self.driver, batch, first=first).logits(batch.state.x)
