@@ -79,7 +79,7 @@ class Engine:
         default_factory=dict, init=False, repr=False, compare=False
     )
     _rows: dict[Any, int] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _steps: dict[Attack, GraphSteps] = field(
+    _steps: dict[Any, GraphSteps] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
     _notes: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -300,10 +300,13 @@ class Engine:
     def _steps_of(self, attack: Attack) -> Steps:
         if self._graphs_off() is not None:
             return EagerSteps()
-        if attack not in self._steps:
+        # a graph reads the weights where they were when it was captured
+        weights = itertools.chain(self.model.parameters(), self.model.buffers())
+        key = (attack, tuple(tensor.data_ptr() for tensor in weights))
+        if key not in self._steps:
             self._steps.clear()  # graphs hold memory: those of one attack are kept
-            self._steps[attack] = GraphSteps(self.device)
-        return self._steps[attack]
+            self._steps[key] = GraphSteps(self.device)
+        return self._steps[key]
 
     @torch.inference_mode(False)
     def _attack(

@@ -63,10 +63,11 @@ class Captured:
 
 
 class GraphSteps:
-    """Replays each step from a graph: one for each step of the plan and batch size.
+    """Replays each step from a graph: one for each step of the plan, batch shape and model.
 
-    The first step of a batch is taken in the usual way. It may stand on the clean image, whose
-    logits are wanted, and it warms up what is captured next. A step that cannot be captured is
+    The first steps of a batch are taken in the usual way, until logits are kept: one may stand on
+    the clean image, whose logits are wanted, and they warm up what is captured next. Memory is
+    fixed in a capture: what is not there yet has no place in it. A step that cannot be captured is
     taken in the usual way from then on, and the reason is kept.
 
     Args:
@@ -82,7 +83,8 @@ class GraphSteps:
     def advance(self, step: Step, query: EngineQuery, times: int) -> None:
         """Take the step, as often as asked."""
         left = times
-        key = (_name(step), len(query.batch), query.batch.problem.targeted, query.first)
+        x, model = query.batch.problem.x, query.driver.model.model
+        key = (_name(step), x.shape, x.dtype, query.batch.problem.targeted, query.first, model)
         while left and not self._may_replay(key, query, left):
             take_step(step, query)
             left -= 1
@@ -107,7 +109,7 @@ class GraphSteps:
         return f"on: {len(self.captured)} captured"
 
     def _may_replay(self, key: Any, query: EngineQuery, left: int) -> bool:
-        if self.reason is not None or query.batch.backwards + query.batch.forwards == 0:
+        if self.reason is not None or query.batch.kept.logits is None:
             return False
         return key in self.captured or left >= _LEAST_STEPS
 
