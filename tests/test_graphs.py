@@ -13,7 +13,6 @@ from deitsec import ops
 from deitsec.attacks import PGD, create_attack, list_attacks
 from deitsec.attacks.attack import Attack
 from deitsec.engine import Engine, graphs
-from deitsec.engine.session import Session
 from deitsec.engine.batch import Batch
 from deitsec.engine.checked_model import CheckedModel
 from deitsec.engine.driver import Driver
@@ -21,6 +20,7 @@ from deitsec.engine.fingerprint import fingerprint
 from deitsec.engine.goal import Goal
 from deitsec.engine.kept import Kept
 from deitsec.engine.query import EngineQuery
+from deitsec.engine.session import Session
 from deitsec.engine.steps import EagerSteps, take_step
 from deitsec.types import Problem, State, Traits
 

@@ -17,10 +17,14 @@ class Compaction:
     On a GPU the count is copied while the next steps run and read when it has arrived, so it may be
     that of the round before; rows never come back, so it is at most too high.
 
+    A success ends its own try and those of higher number; one of lower number goes on, so that what
+    is kept of a row is the same whichever tries ran side by side.
+
     Args:
         ladder: the sizes that batches may have.
         outcome: where rows go that are done.
         rows: rows of the wave.
+        tries: tries of each row.
         device: where they are.
         frozen_leave: whether rows that stopped at a NaN leave too; not where the exact model still
             has to judge them.
@@ -31,21 +35,25 @@ class Compaction:
         ladder: Ladder,
         outcome: Outcome,
         rows: int,
+        tries: int,
         device: torch.device,
         *,
         frozen_leave: bool,
     ) -> None:
         self.ladder = ladder
         self.outcome = outcome
+        self.tries = tries
         self.frozen_leave = frozen_leave
-        self.fallen = torch.zeros(rows, dtype=torch.int32, device=device)
+        self.fallen = torch.zeros(rows * tries, dtype=torch.int32, device=device)
         self._arriving: tuple[Tensor, torch.cuda.Event] | None = None
 
     def pack(self, batches: list[Batch]) -> list[Batch]:
         """The batches to go on with."""
         for batch in batches:
-            self.fallen.index_add_(0, batch.rows, (batch.kept.confirmed & batch.real).int())
-        active = [self._goes_on(batch) for batch in batches]
+            place = batch.rows * self.tries + batch.variants
+            self.fallen.index_add_(0, place, (batch.kept.confirmed & batch.real).int())
+        first = self._first_fallen()
+        active = [self._goes_on(batch, first) for batch in batches]
         left = self._count(active)
         if left is None or not self.ladder.worth(left, sum(map(len, batches))):
             return batches
@@ -56,10 +64,16 @@ class Compaction:
             going.append(take_rows(batch, stays.nonzero()[:, 0]))
         return repack(join_rows(going), self.ladder)
 
-    def _goes_on(self, batch: Batch) -> Tensor:
+    def _goes_on(self, batch: Batch, first: Tensor) -> Tensor:
         kept = batch.kept
-        going = batch.real & ~kept.confirmed & (self.fallen[batch.rows] == 0)
+        going = batch.real & ~kept.confirmed & (batch.variants < first[batch.rows])
         return going & kept.finite if self.frozen_leave else going
+
+    def _first_fallen(self) -> Tensor:
+        """(N,) the lowest number of a try that succeeded; the number of tries where none did."""
+        number = torch.arange(self.tries, device=self.fallen.device)
+        fallen = self.fallen.view(-1, self.tries) > 0
+        return torch.where(fallen, number, self.tries).amin(1)
 
     def _count(self, active: Sequence[Tensor]) -> int | None:
         """How many rows are left, as far as it is known without waiting."""

@@ -22,16 +22,20 @@ class Confirmation:
     Args:
         exact: what decides.
         rounding: what is done to an image before it is judged; None does nothing.
+        gather: whether claims wait for others; a row that waits goes on meanwhile, so that what is
+            confirmed of it hangs on the other rows.
     """
 
-    def __init__(self, exact: ExactModel, *, rounding: Rounding | None) -> None:
+    def __init__(self, exact: ExactModel, *, rounding: Rounding | None, gather: bool) -> None:
         self.exact = exact
         self.rounding = rounding
+        self.gather = gather
 
     def confirm(self, batches: Sequence[Batch]) -> None:
         """Ask about the claims of the batches, if they are many enough; the refuted go on."""
         claims = [(b.kept.success & ~b.kept.confirmed & b.real).nonzero()[:, 0] for b in batches]
-        if sum(map(len, claims)) <= _GATHER * sum(map(len, batches)):
+        enough = _GATHER * sum(map(len, batches)) if self.gather else 0
+        if sum(map(len, claims)) <= enough:
             return
         asked = [(b, index) for b, index in zip(batches, claims, strict=True) if len(index)]
         pool = join_rows([take_rows(batch, index) for batch, index in asked])

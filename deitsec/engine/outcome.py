@@ -13,13 +13,18 @@ class Outcome:
 
     Args:
         x: (N, C, H, W) clean images of the wave.
+        first: whether the first try that succeeds is kept, and not the one of highest loss. It is
+            the first by number: which of several that run side by side comes first in time hangs on
+            the other rows.
 
     Attributes:
+        variant: (N,) int64 the try that is kept; -1 where none is yet.
         adv, logits, success, score, steps, finite, driven, claims, refuted: as in `Kept`, (N, ...).
         forwards, backwards: (N,) int64, all tries of a row together.
     """
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, *, first: bool) -> None:
+        self.first = first
         rows, device = x.shape[0], x.device
 
         def count(value: int = 0) -> Tensor:
@@ -30,7 +35,7 @@ class Outcome:
         self.logits: Tensor | None = None
         self.success = torch.zeros(rows, dtype=torch.bool, device=device)
         self.score = torch.full((rows,), -torch.inf, dtype=wide, device=device)
-        self.steps = count(-1)
+        self.steps, self.variant = count(-1), count(-1)
         self.finite = torch.ones(rows, dtype=torch.bool, device=device)
         self.driven = torch.zeros(rows, dtype=torch.bool, device=device)
         self.claims, self.refuted = count(), count()
@@ -51,13 +56,15 @@ class Outcome:
             self.logits = kept.logits.new_zeros(shape)
         for variant in variants.unique().tolist():  # each row comes once in a variant
             ours = (variants == variant).nonzero()[:, 0]
-            self._compare(rows[ours], take_rows(kept, ours))
+            self._compare(rows[ours], take_rows(kept, ours), variant)
 
-    def _compare(self, rows: Tensor, kept: Kept) -> None:
+    def _compare(self, rows: Tensor, kept: Kept, variant: int) -> None:
         success, score = self.success[rows], self.score[rows]
         # a row may leave with a claim that nobody has asked about, since another try has fallen
         found_success = kept.confirmed
         higher = (found_success == success) & (kept.score > score)
+        if self.first:
+            higher = torch.where(found_success & success, self.variant[rows] > variant, higher)
         better = ((found_success & ~success) | higher).nonzero()[:, 0]
         chosen, found = rows[better], take_rows(kept, better)
         self.adv[chosen] = found.adv
@@ -65,6 +72,7 @@ class Outcome:
             self.logits[chosen] = found.logits
         self.success[chosen] = found.confirmed
         self.score[chosen] = found.score
+        self.variant[chosen] = variant
         self.steps[chosen] = found.steps
         self.finite[rows] &= kept.finite
         self.driven[rows] |= kept.driven

@@ -226,6 +226,7 @@ class Session:
             confirmed=confirmed,
             reduced=prepared.reduced,
             rounding=rounding,
+            gather=not options.deterministic,
         )
 
     def _steps_of(self, attack: Attack, prepared: Prepared) -> Steps:

@@ -40,7 +40,7 @@ class Course:
         same_model: whether the driver's logits are those of the exact model.
         confirmed: whether successes are asked about again.
         reduced: whether the driver computes in less than fp32: it may overflow where that does not.
-        rounding: as in `Confirmation`.
+        rounding, gather: as in `Confirmation`.
     """
 
     attack: Attack
@@ -54,6 +54,7 @@ class Course:
     confirmed: bool
     reduced: bool
     rounding: Rounding | None
+    gather: bool
 
 
 class Wave:
@@ -86,32 +87,39 @@ class Wave:
         self.labels = rows.labels.to(x.device)
         self.ids = rows.sample_ids.to(x.device)
         self.tick = tick
-        self.outcome = Outcome(x)
+        self.outcome = Outcome(x, first=course.first)
         self.clean_logits: Tensor | None = None
-        self.confirmation = Confirmation(exact, rounding=course.rounding)
-        self.compaction = Compaction(
-            course.ladder, self.outcome, len(x), x.device, frozen_leave=not course.confirmed
-        )
+        self.confirmation = Confirmation(exact, rounding=course.rounding, gather=course.gather)
 
     def run(self) -> AttackResult:
         """Attack, and say what came of it."""
         targets = self._aim()
         tries = self.course.attack.num_restarts * (1 if targets is None else targets.shape[1])
+        ladder, outcome = self.course.ladder, self.outcome
+        compaction = Compaction(
+            ladder,
+            outcome,
+            len(self.x),
+            tries,
+            self.x.device,
+            frozen_leave=not self.course.confirmed,
+        )
         for rows, variants, which in self._tries(tries):
             share = (which.start / tries, len(which) / tries)
-            self._follow(self._start(rows, variants, targets), share)
+            self._follow(self._start(rows, variants, targets), compaction, share)
         if self.course.reduced:
-            self._again_in_fp32(targets)
+            self._again_in_fp32(targets, compaction)
         return self._result(targets)
 
-    def _again_in_fp32(self, targets: Tensor | None) -> None:
+    def _again_in_fp32(self, targets: Tensor | None, compaction: Compaction) -> None:
         """Attack the rows on which the driver overflowed by the exact model: it may not."""
         rows = (~self.outcome.finite & ~self.outcome.success).nonzero()[:, 0]
         if len(rows) == 0:
             return
         self.outcome.finite[rows] = True
         self.driver, self.steps = Driver(self.exact.model), EagerSteps()
-        self._follow(self._start(rows, torch.zeros_like(rows), targets), (1.0, 0.0))
+        batches = self._start(rows, torch.zeros_like(rows), targets)
+        self._follow(batches, compaction, (1.0, 0.0))
 
     def _aim(self) -> Tensor | None:
         """(N, T) classes that each row is aimed at, one after the other; None aims at none."""
@@ -190,7 +198,9 @@ class Wave:
             aligned=not self._many_targets,
         )
 
-    def _follow(self, batches: list[Batch], share: tuple[float, float]) -> None:
+    def _follow(
+        self, batches: list[Batch], compaction: Compaction, share: tuple[float, float]
+    ) -> None:
         """Run the attack's program on the batches, side by side.
 
         `share` is the part of the work that was done before, and the part that this is.
@@ -209,20 +219,19 @@ class Wave:
                     self._note_clean(query)
                 done, taken = done + number, taken + number
                 self.tick(share[0] + share[1] * taken / (steps + 1))
-                batches = self._retire(batches)
+                self._retire(batches)
+                if course.compaction:
+                    batches = compaction.pack(batches)
         for batch in batches:
             self._finish(batch, first)
 
-    def _retire(self, batches: list[Batch]) -> list[Batch]:
+    def _retire(self, batches: list[Batch]) -> None:
         """Look at what is done, where that can end the attack on a row."""
         if self.course.first and self.course.confirmed:
             self.confirmation.confirm(batches)
-        if not self.course.compaction:
-            return batches
-        if not self.course.confirmed:
+        elif self.course.compaction:
             for batch in batches:
                 batch.kept.confirmed.copy_(batch.kept.success)
-        return self.compaction.pack(batches)
 
     def _finish(self, batch: Batch, first: bool) -> None:
         EngineQuery(self.driver, batch, first=first).logits(batch.state.x)
