@@ -20,7 +20,13 @@ from deitsec.engine.graphs import GraphSteps
 from deitsec.engine.guard import attack_mode, calculation, warn_of_training
 from deitsec.engine.kept import Stop
 from deitsec.engine.ladder import Ladder, make_ladder
-from deitsec.engine.memory import PeakMemory, bytes_per_row, rows_by_size, rows_that_fit
+from deitsec.engine.memory import (
+    PeakMemory,
+    bytes_per_row,
+    is_out_of_memory,
+    rows_by_size,
+    rows_that_fit,
+)
 from deitsec.engine.precision import Precision, check_precision
 from deitsec.engine.preparation import Compile, Prepared, Wishes, compile_model, prepare
 from deitsec.engine.result import AttackResult
@@ -34,8 +40,6 @@ _PROBE_ROWS = 8
 _WORTH_MEASURING = 512  # steps of one row from which on measuring the model first pays
 _WAVE_BATCHES = 8  # full batches that rows are pooled from when some of them are done
 _WAVE_BYTES = 1 << 28  # of the images of a wave, of which a run holds a few copies
-# of the CPU's allocator, of cuBLAS and cuDNN, of the CUDA runtime
-_OUT_OF_MEMORY = ("can't allocate memory", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 _CHECK_EVERY = 4  # steps between two looks at a GPU's rows; a CPU is asked every step
 
 
@@ -336,7 +340,7 @@ class Engine:
                     result = Wave(course, exact, driver, rows, x, tick).run()
                     break
                 except RuntimeError as error:
-                    if ladder.top == 1 or not _is_out_of_memory(error):
+                    if ladder.top == 1 or not is_out_of_memory(error):
                         raise
                 self._forget_graphs()
                 if self.device.type == "cuda":
@@ -385,13 +389,6 @@ def _length(source: Iterable[Any]) -> int:
     """Rows of an iterable where it says so, as a DataLoader does of its dataset; else 0."""
     dataset: Any = getattr(source, "dataset", None)
     return len(dataset) if isinstance(dataset, Sized) else 0
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out; only the GPU's caching allocator has a class of its own for it."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in _OUT_OF_MEMORY
-    )
 
 
 def run(

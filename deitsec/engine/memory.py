@@ -15,6 +15,8 @@ _CPU_BUDGET = 1 << 30  # beyond it a CPU gains nothing: DeiT-tiny is as fast wit
 _GPU_SHARE = 0.8  # of the free memory; the rest is for fragments and the caller
 _IMAGES_HELD = 8  # copies of each image that a run holds beside the model's
 _TEMPORARIES = 2  # what a backward pass needs, in units of what it finds saved
+# of the CPU's allocator, of cuBLAS and cuDNN, of the CUDA runtime
+_OUT_OF_MEMORY = ("can't allocate memory", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
 def rows_by_size(shape: Sequence[int]) -> int:
@@ -76,6 +78,13 @@ def available() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) << 10
     return 4 << 30
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out; only the GPU's caching allocator has a class of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in _OUT_OF_MEMORY
+    )
 
 
 class PeakMemory:
