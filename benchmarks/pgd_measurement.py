@@ -50,8 +50,8 @@ def measure(
         case: what names the row.
         floor: whether the model alone is a side too.
     """
+    tried = try_all(sides)
     with full_fp32():
-        tried = try_all(sides)
         gate = judge(
             subject.model,
             subject.images,
@@ -59,20 +59,20 @@ def measure(
             subject.eps,
             {name: adversarial(result) for name, result in tried.results.items()},
         )
-        row = {
-            **case,
-            "batch": len(subject.images),
-            "eps": subject.eps,
-            "weights": subject.weights,
-            "noise_success": subject.noise_success,
-            "missing": sides.missing,
-            "failed": tried.failed,
-            "gate": gate.as_json(),
-            "sides": sides_of(tried, gate),
-        }
-        if gate.passed:
-            timing = time_all(subject, tried, repeat, floor=floor)
-            add_times(row, timing, repeat.rounds)
+    row = {
+        **case,
+        "batch": len(subject.images),
+        "eps": subject.eps,
+        "weights": subject.weights,
+        "noise_success": subject.noise_success,
+        "missing": sides.missing,
+        "failed": tried.failed,
+        "gate": gate.as_json(),
+        "sides": sides_of(tried, gate),
+    }
+    if gate.passed:
+        timing = time_all(subject, tried, repeat, floor=floor)
+        add_times(row, timing, repeat.rounds)
     return row
 
 

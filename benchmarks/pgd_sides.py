@@ -5,11 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from benchmarks.engines import CONFIGURATIONS, Configuration, attack_of, step_size, work
-from benchmarks.floor import frozen, tuned_pgd
+from benchmarks.floor import frozen, in_bf16, tuned_pgd
 from benchmarks.models import Subject
 from benchmarks.peers import PEERS
 from deitsec.engine import AttackResult, Engine
@@ -75,11 +74,10 @@ def all_sides(engines: Engines, steps: int, device: str) -> Sides:
         ready[peer.name] = PGDSide(
             run=_call(attack, images, labels), facts={"version": peer.version, **fixed}
         )
-    for name, dtype in ((TUNED, None), (TUNED_BF16, torch.bfloat16)):
-        attack = tuned_pgd(frozen(subject.model), eps, alpha, steps, dtype=dtype)
-        ready[name] = PGDSide(
-            run=_call(attack, images, labels), precision="bf16" if dtype else "fp32", facts=fixed
-        )
+    tuned = ((TUNED, "fp32", frozen), (TUNED_BF16, "bf16", in_bf16))
+    for name, precision, copied in tuned:
+        attack = tuned_pgd(copied(subject.model), eps, alpha, steps)
+        ready[name] = PGDSide(run=_call(attack, images, labels), precision=precision, facts=fixed)
     for configuration in CONFIGURATIONS:
         reason = configuration.missing(device)
         if reason is not None:

@@ -16,13 +16,13 @@ has a copy of the model to itself and gets all rows as one batch. `python -m ben
 
 - *torchattacks*, *foolbox*, *ART*: as shipped, called as their documentation says.
 - *eager fp32*, *eager bf16*: PGD as good as plain PyTorch allows (`benchmarks/floor.py`), without a
-  test of success; bf16 by autocast.
+  test of success; bf16 with weights in bf16, channels last.
 - *model floor*: the forwards and backwards that *deitsec fp32* made, and nothing else.
 - *deitsec fp32*, *... compile*: the same number of steps for every row (`stop="never"`).
 - *deitsec ... first success*: rows stop when they fall; less work for the same answer.
 
-fp32 is full fp32 on every side, TF32 off. Success is judged by the model in fp32, alike for all
-sides: one whose success falls 0.5 points short of the best, or that leaves the ball, and no speed
+fp32 is full fp32 but for the other libraries, which run as PyTorch is set up: on a GPU it lets cuDNN
+take TF32 for convolutions. Success is judged by the model in fp32, alike for all sides: one whose success falls 0.5 points short of the best, or that leaves the ball, and no speed
 is reported. *noise* is what uniform noise of the same radius flips.
 """
 COMPACTION = """## Compaction

@@ -1,6 +1,8 @@
 """What is captured and replayed, on a recorder that needs no GPU; test_gpu.py has the real one."""
 
 import dataclasses
+import threading
+import warnings
 from typing import ClassVar
 
 import pytest
@@ -220,3 +222,22 @@ def test_a_step_on_a_pretended_gpu_reads_nothing_back(name, loss_at, monkeypatch
             take_step(step, query)
         assert batch.state.x.device.type == "cuda"
         assert batch.kept.logits is not None
+
+
+def test_waits_are_noticed_in_this_thread_and_other_warnings_pass(monkeypatch):
+    """PyTorch warns of each wait, in the thread that waits."""
+    said = "called a synchronizing CUDA operation"
+    modes = [0]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with warnings.catch_warnings(record=True) as others, graphs._waits_noticed() as waits:
+        elsewhere = threading.Thread(target=warnings.warn, args=(said,))
+        elsewhere.start()
+        elsewhere.join()
+        assert waits == []
+        warnings.warn(said, stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    assert len(waits) == 1
+    assert __file__ in waits[0]
+    assert [str(other.message) for other in others] == ["something else"]
+    assert modes == [0, 1, 0]

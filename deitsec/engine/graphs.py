@@ -21,6 +21,7 @@ from deitsec.types import Step
 # a capture costs about as much as some steps
 _LEAST_STEPS = 3
 _SYNCHRONIZING = "called a synchronizing CUDA operation"
+_PROTOTYPE = "Synchronization debug mode is a prototype"  # what switching it on says
 
 
 class CaptureError(RuntimeError):
@@ -102,10 +103,11 @@ def _waits_noticed() -> Generator[list[str]]:
         others = warnings.showwarning
 
         def show(message: Any, category: Any, filename: str, lineno: int, *rest: Any) -> None:
-            if _SYNCHRONIZING not in str(message):
+            if _SYNCHRONIZING in str(message):
+                if threading.get_ident() == ours:
+                    waits.append(f"{filename}:{lineno}")
+            elif _PROTOTYPE not in str(message):
                 others(message, category, filename, lineno, *rest)
-            elif threading.get_ident() == ours:
-                waits.append(f"{filename}:{lineno}")
 
         warnings.showwarning = show
         torch.cuda.set_sync_debug_mode(max(mode, 1))

@@ -15,8 +15,6 @@ _CPU_BUDGET = 1 << 30  # beyond it a CPU gains nothing: DeiT-tiny is as fast wit
 _GPU_SHARE = 0.8  # of the free memory; the rest is for fragments and the caller
 _IMAGES_HELD = 8  # copies of each image that a run holds beside the model's
 _TEMPORARIES = 2  # what a backward pass needs, in units of what it finds saved
-
-
 # of the CPU's allocator, of cuBLAS and cuDNN, of the CUDA runtime
 _OUT_OF_MEMORY = ("can't allocate memory", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
