@@ -21,9 +21,10 @@ has a copy of the model to itself and gets all rows as one batch. `python -m ben
 - *deitsec fp32*, *... compile*: the same number of steps for every row (`stop="never"`).
 - *deitsec ... first success*: rows stop when they fall; less work for the same answer.
 
-fp32 is full fp32 but for the other libraries, which run as PyTorch is set up: on a GPU it lets cuDNN
-take TF32 for convolutions. Success is judged by the model in fp32, alike for all sides: one whose success falls 0.5 points short of the best, or that leaves the ball, and no speed
-is reported. *noise* is what uniform noise of the same radius flips.
+fp32 is full fp32 but for the other libraries, which run as PyTorch is set up: on a GPU that lets
+cuDNN take TF32 for convolutions. Success is judged by the model in fp32, alike for all sides: one
+whose success falls 0.5 points short of the best, or that leaves the ball, and no speed is reported.
+*noise* is what uniform noise of the same radius flips.
 """
 COMPACTION = """## Compaction
 
