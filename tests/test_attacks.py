@@ -124,7 +124,7 @@ def test_linear_model_falls_exactly_where_its_margin_says(name, seed):
         # one pixel a step, the steepest ascent in L1, ends at the vertex of the ball
         (PGDL1(eps=0.15, steps=40, density=0.01), lambda w: w.abs().max()),
     ],
-    ids=format_spec,
+    ids=["pgd_l2", "pgd_l2 from the image", "pgd_l1"],
 )
 def test_linear_model_falls_within_the_dual_norm_and_not_beyond(attack, dual):
     """Inside the box the margin changes by at most eps times the dual norm of the weight."""
