@@ -119,8 +119,8 @@ def test_linear_model_falls_exactly_where_its_margin_says(name, seed):
 @pytest.mark.parametrize(
     ("attack", "dual"),
     [
-        (PGDL2(eps=0.2, steps=40), lambda w: w.norm()),
-        (PGDL2(eps=0.2, steps=20, random_start=False), lambda w: w.norm()),
+        (PGDL2(eps=0.05, steps=40), lambda w: w.norm()),
+        (PGDL2(eps=0.05, steps=20, random_start=False), lambda w: w.norm()),
         # one pixel a step, the steepest ascent in L1, ends at the vertex of the ball
         (PGDL1(eps=0.15, steps=40, density=0.01), lambda w: w.abs().max()),
     ],
