@@ -57,7 +57,7 @@ class Attack(ABC):
 
     @property
     def num_restarts(self) -> int:
-        """How often a row is tried at each of its targets; its first success ends all tries."""
+        """How often a row is tried at each of its targets; a success ends the tries after it."""
         return 1
 
     def init(self, p: Problem) -> State:

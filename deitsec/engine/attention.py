@@ -52,8 +52,9 @@ def _is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether nothing beyond query, key, value and scale is asked for."""
     if len(args) > 3:
         return False
-    wanted = ("attn_mask", "dropout_p", "is_causal", "enable_gqa")
-    return not any(kwargs.get(name) for name in wanted if kwargs.get(name) is not None)
+    if kwargs.get("attn_mask") is not None:  # a tensor, which has no truth
+        return False
+    return not any(kwargs.get(name) for name in ("dropout_p", "is_causal", "enable_gqa"))
 
 
 class _Watch(TorchFunctionMode):

@@ -33,7 +33,7 @@ def rows_from(attack: Attack, source: Iterable[Any]) -> Iterator[Rows]:
     for position, item in enumerate(source):
         parts = _parts(item, position)
         if parts.get("sample_ids") is None:
-            parts["sample_ids"] = torch.arange(number, number + len(parts["images"]))
+            parts["sample_ids"] = torch.arange(number, number + parts["images"].shape[:1].numel())
         try:
             rows = check_rows(attack, **parts)
         except (TypeError, ValueError) as error:
@@ -70,13 +70,13 @@ def waves(rows: Iterable[Rows], size: int) -> Iterator[Rows]:
     """The same rows in their order, `size` at a time.
 
     Raises:
-        ValueError: images of several shapes, or targets for some only.
+        ValueError: images of several shapes, or targets for some only; the message names the item.
     """
     waiting: list[Rows] = []
     first: Rows | None = None
-    for part in rows:
+    for position, part in enumerate(rows):
         first = part if first is None else first
-        _check_kin(part, first)
+        _check_kin(part, first, position)
         waiting.append(part)
         while (count := sum(len(w.labels) for w in waiting)) >= size:
             pool = join_rows(waiting)
@@ -86,15 +86,16 @@ def waves(rows: Iterable[Rows], size: int) -> Iterator[Rows]:
         yield join_rows(waiting)
 
 
-def _check_kin(part: Rows, first: Rows) -> None:
+def _check_kin(part: Rows, first: Rows, position: int) -> None:
+    where = f"batch {position} of the images"
     ours, theirs = part.images, first.images
     if (ours.shape[1:], ours.dtype) != (theirs.shape[1:], theirs.dtype):
         raise ValueError(
-            f"all images must have one shape and dtype, got {tuple(theirs.shape[1:])} "
+            f"{where}: all images must have one shape and dtype, got {tuple(theirs.shape[1:])} "
             f"{theirs.dtype} and then {tuple(ours.shape[1:])} {ours.dtype}"
         )
     if (part.targets is None) != (first.targets is None):
-        raise ValueError("targets must be given for all images or for none")
+        raise ValueError(f"{where}: targets must be given for all images or for none")
 
 
 def ahead(rows: Iterable[Rows], device: torch.device) -> Iterator[tuple[Rows, Tensor]]:
