@@ -44,6 +44,33 @@ def test_the_layout_changes_no_answer(channels_last, precision):
     torch.testing.assert_close(other.clean_logits, plain.clean_logits, rtol=1e-4, atol=1e-5)
 
 
+class Uncopyable(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x)
+
+    def __deepcopy__(self, memo):
+        raise RuntimeError("holds a lock")
+
+
+@pytest.mark.filterwarnings("ignore:channels_last")
+@pytest.mark.parametrize("channels_last", [True, "auto"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_model_that_cannot_be_copied_keeps_its_layout(channels_last, precision):
+    model = conv()
+    labels = _labels(model)
+    engine = Engine(Uncopyable(model), channels_last=channels_last, precision=precision)
+    found = engine.run(ATTACK, IMAGES, labels)
+    said = engine.explain()["channels_last"]
+    assert said.startswith("off: ")
+    assert "the model cannot be copied: holds a lock" in said
+    with torch.no_grad():
+        assert torch.equal(found.success, model(found.adv).argmax(1) != labels)
+
+
 def test_a_choice_is_written_once_and_honoured(cache, monkeypatch):
     model = conv()
     labels = _labels(model)

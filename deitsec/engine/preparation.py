@@ -168,10 +168,15 @@ def _lay_out(prepared: Prepared, model: nn.Module, wishes: Wishes, x: Tensor) ->
         if choice in _LAYOUTS:
             prepared.decisions["channels_last"] = f"{_on(choice)}: measured before on this machine"
         else:
-            ways = {
-                name: functools.partial(_in_layout(prepared, model, name).step, x)
-                for name in _LAYOUTS
-            }
+            try:
+                ways = {
+                    name: functools.partial(_in_layout(prepared, model, name).step, x)
+                    for name in _LAYOUTS
+                }
+            except Exception as error:  # deepcopy runs the model's own code
+                why = f"off: the model cannot be copied: {_first_line(error)}"
+                prepared.decisions["channels_last"] = why
+                return
             choice, seconds = fastest(ways, x.device)
             Remembered().put(key, choice)
             figures = ", ".join(f"{n} {1e3 * t:.2f} ms" for n, t in seconds.items())
@@ -188,7 +193,12 @@ def _on(layout: str) -> str:
 
 def _adopt(prepared: Prepared, model: nn.Module, layout: str) -> None:
     if layout == "channels_last":
-        other = _in_layout(prepared, model, layout)
+        try:
+            other = _in_layout(prepared, model, layout)
+        except Exception as error:  # deepcopy runs the model's own code
+            why = f"it was chosen, but the model cannot be copied: {_first_line(error)}"
+            _instead(prepared, "channels_last", "off", why)
+            return
         prepared.ask, prepared.twin = other.ask, other.twin
         prepared.memory_format = other.memory_format
 
