@@ -101,7 +101,11 @@ def test_memory_that_runs_out_half_way_costs_nothing_but_time(error, calls, opti
     attack = PGD(eps=0.1, steps=6, restarts=2)
     whole = Engine(model, batch_size=16, **options).run(attack, images, labels)
     cramped = Cramped(model, limit=5, calls=calls, error=error)
-    found = Engine(cramped, batch_size=16, **options).run(attack, images, labels)
+    told = []
+    found = Engine(cramped, batch_size=16, **options).run(
+        attack, images, labels, progress=lambda done, rows: told.append(done)
+    )
+    assert told == sorted(told)
     assert found.batch_size <= 5
     assert torch.equal(found.success, whole.success)
     assert torch.equal(found.steps, whole.steps)

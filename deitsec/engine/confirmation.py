@@ -46,13 +46,12 @@ class Confirmation:
             _merge(batch.kept, index, take_rows(found, part))
             start += len(index)
 
-    def settle(self, batch: Batch) -> Batch:
-        """The rows that are not confirmed yet at the end, judged by the exact model.
+    def settle(self, rows: Batch) -> Batch:
+        """Rows that are not confirmed yet at the end, judged by the exact model.
 
         What is kept of a row is looked at, and where a claim is refuted, the last iterate too. What
-        comes back holds these rows alone, and of each only what the exact model says.
+        comes back holds of each row only what the exact model says.
         """
-        rows = take_rows(batch, (batch.real & ~batch.kept.confirmed).nonzero()[:, 0])
         if len(rows) == 0:
             return rows
         claimed = rows.kept.success

@@ -161,12 +161,14 @@ class Engine(Options):
         session = self._session
         prepared, ladder = session.ready(first.images, measure=measure or bool(self.compile))
         size = session.wave_rows(first.images, ladder)
-        done = 0
+        done, told = 0, 0
         for rows, x in ahead(waves(itertools.chain([first], source), size), self.device):
 
             def tick(share: float, done: int = done, count: int = len(x)) -> None:
+                nonlocal told  # a wave that runs out of memory starts anew
+                told = max(told, done + int(share * count))
                 if progress is not None:
-                    progress(done + int(share * count), total)
+                    progress(told, total)
 
             result, ladder = session.attack(attack, prepared, ladder, rows, x, tick)
             done += len(x)

@@ -163,29 +163,29 @@ def _half_ways(
 def _lay_out(prepared: Prepared, model: nn.Module, wishes: Wishes, x: Tensor) -> None:
     """channels_last where it was asked for, or where it is faster."""
     subject, wish = "channels_last", wishes.channels_last
+    choice, why = ("channels_last" if wish else "contiguous"), "as asked"
     try:
-        if wish is True or (wish == "auto" and _convolves(model)):
-            _in_layout(prepared, model, "channels_last")
+        if wish == "auto":
+            choice, why = _faster_layout(prepared, model, wishes, x)
+        _adopt(prepared, model, choice)
     except Exception as error:  # deepcopy runs the model's own code
-        why = f"the model cannot be copied: {_first_line(error)}"
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        choice, why = "contiguous", f"the model cannot be copied: {_first_line(error)}"
         if wish is True:
             _instead(prepared, subject, "off", f"it was asked for, but {why}")
-        else:
-            prepared.decisions[subject] = f"off: {why}"
-        return
-    if wish != "auto":
-        prepared.decisions[subject] = "on: as asked" if wish else "off: as asked"
-        _adopt(prepared, model, "channels_last" if wish else "contiguous")
-    elif not _convolves(model):
-        prepared.decisions[subject] = "off: no convolution of more than 4 channels"
-    else:
-        key = model_key(model, "layout", prepared.decisions["precision"], tuple(x.shape[1:]))
-        choice, why = _choose(
-            key, list(_LAYOUTS), wishes, lambda name: _in_layout(prepared, model, name), x
-        )
-        on = "on" if choice == "channels_last" else "off"
-        prepared.decisions[subject] = f"{on}: {why}"
-        _adopt(prepared, model, choice)
+            return
+    prepared.decisions[subject] = f"{'on' if choice == 'channels_last' else 'off'}: {why}"
+
+
+def _faster_layout(
+    prepared: Prepared, model: nn.Module, wishes: Wishes, x: Tensor
+) -> tuple[str, str]:
+    if not _convolves(model):
+        return "contiguous", "no convolution of more than 4 channels"
+    key = model_key(model, "layout", prepared.decisions["precision"], tuple(x.shape[1:]))
+    form = functools.partial(_in_layout, prepared, model)
+    return _choose(key, list(_LAYOUTS), wishes, form, x)
 
 
 def _choose(

@@ -213,7 +213,9 @@ class Session:
             rounding = Rounding(norm=attack.traits.norm, eps=eps)
         first = options.stop == "first_success"
         looks = _CHECK_EVERY if options.device.type == "cuda" else 1
-        confirmed = prepared.reduced or options.quantize or options.draws
+        same_model = prepared.same_model and not options.draws
+        doubtful = prepared.reduced or options.quantize or options.draws
+        confirmed = doubtful or not same_model
         return Course(
             attack=attack,
             seed=options.seed,
@@ -222,8 +224,9 @@ class Session:
             ladder=ladder,
             check_every=looks if self._compacts or (first and confirmed) else _WHOLE_PHASE,
             steps=self._steps_of(attack, prepared),
-            same_model=prepared.same_model and not options.draws,
+            same_model=same_model,
             confirmed=confirmed,
+            doubtful=doubtful,
             reduced=prepared.reduced,
             rounding=rounding,
             gather=not options.deterministic,

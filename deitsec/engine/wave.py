@@ -20,6 +20,7 @@ from deitsec.engine.outcome import Outcome
 from deitsec.engine.query import EngineQuery
 from deitsec.engine.result import AttackResult, Queries
 from deitsec.engine.rounding import Rounding
+from deitsec.engine.row_batch import take_rows
 from deitsec.engine.rows import VARIANT_BIT, Rows
 from deitsec.engine.steps import EagerSteps, Steps
 from deitsec.types import Problem
@@ -39,6 +40,7 @@ class Course:
         steps: takes the steps.
         same_model: whether the driver's logits are those of the exact model.
         confirmed: whether successes are asked about again.
+        doubtful: whether the exact model may well answer otherwise, and not only by fp32's rounding.
         reduced: whether the driver computes in less than fp32: it may overflow where that does not.
         rounding, gather: as in `Confirmation`.
     """
@@ -52,6 +54,7 @@ class Course:
     steps: Steps
     same_model: bool
     confirmed: bool
+    doubtful: bool
     reduced: bool
     rounding: Rounding | None
     gather: bool
@@ -208,7 +211,7 @@ class Wave:
         course, taken = self.course, 0
         plan = course.attack.plan()
         steps = sum(times for _, times in plan)
-        first = course.first and not course.confirmed  # a claim that may not hold is improved
+        first = course.first and not course.doubtful  # a claim that may not hold is improved
         for step, times in plan:
             done = 0
             while done < times and batches:
@@ -238,8 +241,10 @@ class Wave:
         if not self.course.confirmed:
             batch.kept.confirmed.copy_(batch.kept.success)
         else:
-            self.outcome.settle(batch, (batch.real & batch.kept.confirmed).nonzero()[:, 0])
-            batch = self.confirmation.settle(batch)
+            kept = batch.kept
+            open_ = batch.real & ~kept.confirmed & (kept.success | self.course.doubtful)
+            self.outcome.settle(batch, (batch.real & ~open_).nonzero()[:, 0])
+            batch = self.confirmation.settle(take_rows(batch, open_.nonzero()[:, 0]))
         self.outcome.settle(batch, batch.real.nonzero()[:, 0])
 
     def _note_clean(self, query: EngineQuery) -> None:
