@@ -40,7 +40,7 @@ class Course:
         steps: takes the steps.
         same_model: whether the driver's logits are those of the exact model.
         confirmed: whether successes are asked about again.
-        doubtful: whether the exact model may well answer otherwise, and not only by fp32's rounding.
+        doubtful: whether the exact model may answer otherwise by more than fp32's rounding.
         reduced: whether the driver computes in less than fp32: it may overflow where that does not.
         rounding, gather: as in `Confirmation`.
     """
