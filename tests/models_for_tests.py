@@ -134,3 +134,28 @@ class Toy(Attack):
         turned = (momentum.sign() != s.momentum.sign()).flatten(1).any(1)
         s.clock.add_(1)
         return s.replace(x=x, momentum=momentum, turns=s.turns + turned.long())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TwoPlaceState(State):
+    earlier: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeavyBall(Attack):
+    """Remembers the iterate before: the fields of its state move from one to the other."""
+
+    name = "heavy_ball"
+    traits = Traits(norm="linf")
+    eps: float = 0.1
+
+    def init(self, p):
+        return TwoPlaceState(x=p.x, earlier=p.x)
+
+    def plan(self):
+        return [(self.step, 12)]
+
+    def step(self, p, s, query):
+        grad = query.grad(s.x, p.y)
+        ahead = (s.x + 0.5 * (s.x - s.earlier)).clamp(0, 1)
+        return s.replace(x=ops.linf_step(ahead, grad, p.x, 0.02, self.eps), earlier=s.x)

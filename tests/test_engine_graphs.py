@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from models_for_tests import Toy, images_and_labels, mlp
+from models_for_tests import HeavyBall, Toy, images_and_labels, mlp
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -117,6 +117,7 @@ def _many_steps(name):
 
 ATTACKS = [_many_steps(name) for name in list_attacks()] + [
     Toy(steps=14),
+    HeavyBall(),
     PGD(eps=0.05, steps=8, restarts=3),
     PGD(eps=0.05, steps=8, num_targets=3),
     PGD(eps=0.05, steps=8, target="next"),
