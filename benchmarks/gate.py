@@ -1,9 +1,10 @@
 """The gate of the attacks: no speed is reported for a side that attacked less.
 
 Every side's images are judged alike, by the model in fp32. They have to be in the ball and in
-[0, 1], and their success rate within 0.5 points of the best plain PGD's; one image where that is
-less than one. More success in the same ball is no fault: deitsec keeps a success that a later step
-would lose, and computes the loss so that its gradient does not cancel.
+[0, 1], and the success rate of ours within 0.5 points of the best plain PGD's; one image where that
+is less than one. More success in the same ball is no fault: deitsec keeps a success that a later
+step would lose, and computes the loss so that its gradient does not cancel. A library that attacks
+less than another one (they start at other random points) is named, and keeps its speed.
 """
 
 import math
@@ -25,11 +26,13 @@ class Gate:
         allowed: points of success that a side may fall short.
         success: share of rows that each side flipped.
         faults: what is wrong, by side.
+        weaker: the sides that are not ours and flipped fewer than the best of them, by how much.
     """
 
     allowed: float
     success: dict[str, float]
     faults: dict[str, str]
+    weaker: dict[str, float]
 
     @property
     def passed(self) -> bool:
@@ -38,7 +41,12 @@ class Gate:
 
     def as_json(self) -> dict[str, Any]:
         """What the result file says of it."""
-        return {"passed": self.passed, "allowed": self.allowed, "faults": self.faults}
+        return {
+            "passed": self.passed,
+            "allowed": self.allowed,
+            "faults": self.faults,
+            "weaker": self.weaker,
+        }
 
 
 @torch.no_grad()
@@ -67,6 +75,7 @@ def judge(
     others = [rate for side, rate in success.items() if not side.startswith("deitsec")]
     wanted = max(others, default=0.0) - allowed
     faults: dict[str, str] = {}
+    weaker: dict[str, float] = {}
     for side, adv in found.items():
         outside = (adv - images).abs().max().item() - eps
         low, high = adv.aminmax()
@@ -74,6 +83,8 @@ def judge(
             faults[side] = f"leaves the ball by {outside:.2g}"
         elif low < 0 or high > 1:
             faults[side] = f"leaves [0, 1]: {low:.3g} to {high:.3g}"
+        elif success[side] < wanted and not side.startswith("deitsec"):
+            weaker[side] = max(others) - success[side]
         elif success[side] < wanted:
             faults[side] = f"success {success[side]:.3f} where {wanted:.3f} was needed"
-    return Gate(allowed=allowed, success=success, faults=faults)
+    return Gate(allowed=allowed, success=success, faults=faults, weaker=weaker)

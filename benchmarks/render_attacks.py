@@ -22,8 +22,8 @@ has a copy of the model to itself and gets all rows as one batch. `python -m ben
 - *deitsec ... first success*: rows stop when they fall; less work for the same answer.
 
 fp32 is full fp32 but for the other libraries, which run as PyTorch is set up: on a GPU that lets
-cuDNN take TF32 for convolutions. Success is judged by the model in fp32, alike for all sides: one
-whose success falls 0.5 points short of the best, or that leaves the ball, and no speed is reported.
+cuDNN take TF32 for convolutions. Success is judged by the model in fp32, alike for all sides: where
+ours falls 0.5 points short of the best, or any leaves the ball, no speed is reported.
 *noise* is what uniform noise of the same radius flips.
 """
 COMPACTION = """## Compaction
