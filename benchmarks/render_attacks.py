@@ -84,13 +84,15 @@ def pgd(row: Row) -> str:
         default=None,
     )
     body: list[list[str]] = []
+    weaker = row["gate"].get("weaker", {})
     for name, side in row["sides"].items():
         rate = side["images_per_second"]
+        mark = " (weaker)" if name in weaker else ""
         body.append(
             [
                 name,
                 side["precision"],
-                f"{side['success']:.1%}" if "success" in side else "",
+                f"{side['success']:.1%}{mark}" if "success" in side else "",
                 f"{side['sample_steps']:,}" if "sample_steps" in side else "",
                 seconds(side["seconds"]),
                 per_second(rate),
