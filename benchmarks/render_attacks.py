@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots
+from benchmarks.engine_targets import attack_targets, compaction_targets, shown
 from benchmarks.tables import per_second, seconds, table
 
 Result = dict[str, Any]
@@ -46,6 +47,7 @@ def attacks(results: list[Result], images: Path) -> str:
             name = plots.slug("attacks", result["device"]) + ".png"
             plots.rates(measured, images / name, f"PGD, {result['device']}")
             parts.append(f"![Images per second]({images.name}/{name})\n")
+            parts.append(shown(attack_targets(measured)))
         parts += [pgd(row) for row in rows]
         if attention:
             parts += [f"### Padded attention, {result['device']}\n", padding(attention)]
@@ -62,6 +64,7 @@ def compaction(results: list[Result], images: Path) -> str:
             name = plots.slug("compaction", result["device"]) + ".png"
             plots.rows_by_step(measured, images / name, f"Rows by step, {result['device']}")
             parts.append(f"![Rows that still take a step]({images.name}/{name})\n")
+            parts.append(shown(compaction_targets(measured)))
         parts += [compacted(row) for row in result["rows"]]
     return "\n".join(parts if results else [*parts, NOT_MEASURED])
 

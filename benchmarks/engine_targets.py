@@ -1,0 +1,95 @@
+"""What the engine is to reach on 2 CPU cores, and whether it did."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.tables import table
+
+Row = dict[str, Any]
+
+OVERHEAD = 0.03
+FAST = "deitsec bf16 compile"
+FASTER = {("deit_tiny 224", 10): 1.7, ("resnet50 224", 10): 2.0}
+FEWER_STEPS, LESS_TIME = 6.0, 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One promise.
+
+    Attributes:
+        what: in words.
+        promised, measured: as they are shown.
+        met: whether it holds.
+    """
+
+    what: str
+    promised: str
+    measured: str
+    met: bool
+
+
+def attack_targets(rows: list[Row]) -> Iterator[Target]:
+    """Those of the rows of PGD that passed the gate."""
+    for row in on_a_cpu(rows):
+        name = f"{row['network']}, PGD-{row['steps']}"
+        if "overhead" in row:
+            yield Target(
+                what=f"{name}: engine over the model's floor, fp32",
+                promised=f"<= {OVERHEAD:.0%}",
+                measured=f"{row['overhead']:+.1%}",
+                met=row["overhead"] <= OVERHEAD,
+            )
+        wanted = FASTER.get((row["network"], row["steps"]))
+        sides = row["sides"]
+        if wanted is None or "torchattacks" not in sides:
+            continue
+        ratio = rate(sides, FAST) / rate(sides, "torchattacks")
+        yield Target(
+            what=f"{name}: {FAST} over torchattacks, fixed work",
+            promised=f"{wanted}x",
+            measured=f"{ratio:.2f}x",
+            met=ratio >= wanted,
+        )
+
+
+def compaction_targets(rows: list[Row]) -> Iterator[Target]:
+    """Those of the rows of compaction that passed the gate."""
+    for row in on_a_cpu(rows):
+        ours, peer = row["sides"].get("deitsec compaction"), row["sides"].get("torchattacks")
+        if row["network"] == "undefended" and ours and peer:
+            for what, key, wanted in (
+                ("sample-steps", "sample_steps", FEWER_STEPS),
+                ("time", "seconds", LESS_TIME),
+            ):
+                ratio = peer[key] / ours[key]
+                yield Target(
+                    what=f"undefended, PGD-40: {what} of torchattacks over ours",
+                    promised=f"{wanted}x",
+                    measured=f"{ratio:.2f}x",
+                    met=ratio >= wanted,
+                )
+        if row["network"] == "nothing falls" and "overhead_of_compaction" in row:
+            yield Target(
+                what="nothing falls: time with compaction over without",
+                promised=f"<= {OVERHEAD:.0%}",
+                measured=f"{row['overhead_of_compaction']:+.1%}",
+                met=row["overhead_of_compaction"] <= OVERHEAD,
+            )
+
+
+def on_a_cpu(rows: list[Row]) -> list[Row]:
+    """A GPU has other targets."""
+    return [row for row in rows if row["device"] == "cpu"]
+
+
+def rate(sides: dict[str, Row], side: str) -> float:
+    """Images a second of a side; 0 where it was not measured."""
+    return sides.get(side, {}).get("images_per_second", 0.0)
+
+
+def shown(targets: Iterator[Target]) -> str:
+    """A table of them; empty without any."""
+    body = [[t.what, t.promised, t.measured, "yes" if t.met else "**no**"] for t in targets]
+    return table(["target", "promised", "measured", "met"], body) if body else ""
