@@ -53,7 +53,8 @@ def run_group(args: argparse.Namespace) -> int:
     usual = Path(tempfile.gettempdir(), "benchmarks") if args.quick else HERE / "results"
     out = ((args.out or usual / device_slug()) / f"{args.group}.json").absolute()
     before = out.stat().st_mtime_ns if out.exists() else None
-    Settings(rounds=args.rounds, quick=args.quick, out=out).export()
+    keep = bool(args.select)  # a part measured again takes its rows' places in the file
+    Settings(rounds=args.rounds, quick=args.quick, out=out, keep=keep).export()
     files = [str(HERE / name) for name in GROUPS[args.group]]
     code = pytest.main([*files, "-q", "-pno:cacheprovider", "--benchmark-quiet", "-k", args.select])
     written = out.exists() and out.stat().st_mtime_ns != before

@@ -26,7 +26,8 @@ def repeat(settings: Settings, benchmark: BenchmarkFixture) -> Repeat:
 @pytest.fixture(scope="session")
 def record(settings: Settings) -> Record:
     """Where a measurement leaves its row."""
-    return Record(settings.out, {**describe(settings.rounds), "quick": settings.quick})
+    facts = {**describe(settings.rounds), "quick": settings.quick}
+    return Record(settings.out, facts, keep=settings.keep)
 
 
 @pytest.fixture(scope="session")

@@ -140,6 +140,8 @@ def about(row: Row) -> str:
         text += f" {row['rounds']} rounds instead of {row['rounds_wanted']}: they are long."
     elif "rounds" in row:
         text += f" {row['rounds']} rounds."
+    if "commit" in row:
+        text += f" Commit {row['commit']}, {row['date'][:16]}."
     return text + "\n"
 
 

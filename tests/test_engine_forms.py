@@ -219,7 +219,7 @@ def test_attention_of_a_model_is_found_chosen_and_remembered(cache):
     assert attention_of(lambda: conv()(IMAGES[:2])) is None
     first = Engine(model)
     first.run(ATTACK, IMAGES, labels)
-    assert f"({name} by PyTorch, 8x1x36x4 float32)" in first.explain()["attention"]
+    assert f"({name} by PyTorch, 64x1x36x4 float32)" in first.explain()["attention"]
     (key,) = json.loads(cache.read_text())
     results = []
     for choice in (name, "matmul"):

@@ -233,4 +233,4 @@ def test_a_batch_is_measured_in_half_precision_too():
     images, labels = _rows(model, rows=64)
     engine = Engine(model, precision="bf16")
     engine.run(PGD(eps=0.02, steps=10), images, labels)
-    assert "measured on 8" in engine.explain()["batch_size"]
+    assert "measured on 64" in engine.explain()["batch_size"]

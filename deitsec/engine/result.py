@@ -51,8 +51,8 @@ class AttackResult:
         driven: (B,) bool: False where every gradient was exactly 0, so that nothing drove the row:
             saturated or masked gradients, not robustness.
         claims: (B,) int64 successes by the logits that drove the attack which the exact model was
-            asked about, as those were of another form of it, of lower precision, of the image before
-            rounding, or of other random numbers. 0 where nobody asked.
+            asked about, as those were of another form of it, of lower precision, of the image
+            before rounding, or of other random numbers. 0 where nobody asked.
         refuted: (B,) int64 those that the exact model did not confirm; they do not count.
         seconds: wall-clock seconds of the attack.
         batch_size: rows that went together, smaller than asked for if memory ran out.

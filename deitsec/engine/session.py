@@ -31,7 +31,8 @@ from deitsec.engine.rows import Rows
 from deitsec.engine.steps import EagerSteps, Steps
 from deitsec.engine.wave import Course, Wave
 
-_PROBE_ROWS = {"cpu": 8, "cuda": 64}  # a GPU that is not filled measures launches
+# rows that are tried: enough to fill the device, or what is measured is how steps are launched
+_PROBE_ROWS, _PROBE_VALUES = (8, 64), 8 * 3 * 224 * 224
 _WAVE_BATCHES = 8  # full batches that rows are pooled from when some of them are done
 _WAVE_BYTES = 1 << 28  # of the images of a wave, of which a run holds a few copies
 _CHECK_EVERY = 4  # steps between two looks at a GPU's rows; a CPU is asked every step
@@ -78,7 +79,9 @@ class Session:
             measure: whether there is enough to do to find out what is fast first.
         """
         options, device = self.options, self.options.device
-        probe = _PROBE_ROWS.get(device.type, 8)
+        least, most = _PROBE_ROWS
+        small = _PROBE_VALUES // images[0].numel()
+        probe = most if device.type == "cuda" else max(least, min(most, small))
         x = images[:probe].to(device)
         x = x.repeat(-(-probe // len(x)), 1, 1, 1)[:probe]
         with attack_mode(options.model), calculation(device, deterministic=options.deterministic):
