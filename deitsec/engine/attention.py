@@ -26,7 +26,7 @@ def matmul_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
     """Attention as it is written: two matrix products around a softmax, in the dtype of `query`.
 
     On a CPU with bf16 instructions this is several times faster than PyTorch's kernels, which work
-    on bf16 tiles in fp32: see docs/benchmarks.md, "Attention".
+    on bf16 tiles in fp32: see docs/architecture.md, "How the engine goes".
     """
     weights = ((query * scale) @ key.transpose(-2, -1)).softmax(-1)
     return weights @ value

@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from deitsec.engine.driver import Driver
 
 MOST_ROWS = 256
-_CPU_BUDGET = 1 << 30  # beyond it a CPU gains nothing: DeiT-tiny is as fast with 8 rows as with 64
+_CPU_BUDGET = 1 << 30  # a CPU has no launches to save: larger batches would only take memory
 _GPU_SHARE = 0.8  # of the free memory; the rest is for fragments and the caller
 _IMAGES_HELD = 8  # copies of each image that a run holds beside the model's
 _TEMPORARIES = 2  # what a backward pass needs, in units of what it finds saved
