@@ -15,8 +15,8 @@ FEWER_STEPS, LESS_TIME = 6.0, 4.0
 # what is known of the figures that fall short
 REASONS = {
     "small_cnn 28, PGD-10: engine over the model's floor, fp32": (
-        "a run is half a second, and its rounds differ by more than is promised: the run before, of "
-        "the same steps, gave +0.3%, and PGD-40 with nothing to compact is 16% under torchattacks"
+        "a run is half a second, and differs from run to run by more than is promised: an earlier "
+        "one of the same code gave +0.3%"
     ),
     f"resnet50 224, PGD-10: {FAST} over torchattacks, fixed work": (
         "compiled, a bf16 step is slower here than eager bf16 with channels last (see the table), "
