@@ -122,7 +122,13 @@ def test_a_choice_that_does_not_exist_is_measured_anew(cache, value):
 def test_a_folder_that_cannot_be_written_stops_nothing(cache):
     cache.parent.write_text("a file where the folder should be")
     model = conv()
-    Engine(model).run(ATTACK, IMAGES, _labels(model))
+    labels = _labels(model)
+    engine = Engine(model)
+    result = engine.run(ATTACK, IMAGES, labels)
+    assert "ms" in engine.explain()["channels_last"], "nothing was measured, so nothing to write"
+    assert cache.parent.is_file(), "the file in the way was replaced"
+    with torch.no_grad():
+        assert torch.equal(result.success, model(result.adv).argmax(1) != labels)
 
 
 def test_the_first_way_wins_near_ties_and_broken_ones_are_left_out(monkeypatch):
