@@ -9,6 +9,11 @@ from typing import Any, Literal, Protocol, Self
 from torch import Tensor
 
 Norm = Literal["linf", "l2", "l1", "l0"]
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
+
+# what a model lets an attacker have: gradients, logits only, or the predicted class only
+Access = Literal["gradient", "scores", "decision"]
+ACCESSES: tuple[Access, ...] = ("decision", "scores", "gradient")  # each gives the former too
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +22,8 @@ class Traits:
 
     Attributes:
         norm: the norm of its budget, or the one that it minimises.
-        goal: `budget` (stay within eps) or `minimum` (smallest perturbation that succeeds).
+        goal: `budget` (stay within a radius), `minimum` (smallest perturbation that succeeds), or
+            `anywhere` (any image of the box: fooling images, physical objects).
         needs: what it asks of the model.
         targeted: whether it can aim at a chosen class.
         untargeted: whether it can run without one.
@@ -26,12 +32,41 @@ class Traits:
     """
 
     norm: Norm
-    goal: Literal["budget", "minimum"] = "budget"
-    needs: Literal["gradient", "scores", "decision"] = "gradient"
+    goal: Literal["budget", "minimum", "anywhere"] = "budget"
+    needs: Access = "gradient"
     targeted: bool = True
     untargeted: bool = True
     iterative: bool = True
     deterministic: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Goal:
+    """The aim of an attack on some rows.
+
+    Untargeted is denial of service: the true class does not win. Targeted is impersonation: the
+    target wins, with at least the asked confidence.
+
+    Attributes:
+        y: (B,) int64, the target if targeted, else the label.
+        targeted: which of the two.
+        confidence: least softmax of the target.
+    """
+
+    y: Tensor
+    targeted: bool
+    confidence: float = 0.0
+
+    def reached(self, logits: Tensor, predicted: Tensor | None = None) -> Tensor:
+        """(B,) bool: whether the goal is reached at these logits (B, K)."""
+        winner = logits.argmax(1) if predicted is None else predicted
+        if not self.targeted:
+            return winner != self.y
+        won = winner == self.y
+        if self.confidence > 0:
+            probability = logits.float().softmax(1).gather(1, self.y[:, None])[:, 0]
+            won = won & (probability >= self.confidence)
+        return won
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +76,9 @@ class Problem:
     Attributes:
         x: (B, C, H, W) clean images in [0, 1].
         y: (B,) int64, the class the loss is taken at: the target if targeted, else the label.
+        labels: (B,) int64, the true classes, which the targets differ from.
+        goal: what counts as success. An attack that aims at several classes in turn to make the
+            label lose (`num_targets`) is `targeted`, and its goal is not.
         sample_ids: (B,) int64, the identity of each row and, in the bits from 48 up, of the try
             (restart, target) that it stands for; every random draw is keyed by it.
         seed: the seed of the run, shared by all rows.
@@ -49,6 +87,8 @@ class Problem:
 
     x: Tensor
     y: Tensor
+    labels: Tensor
+    goal: Goal
     sample_ids: Tensor
     seed: int = 0
     targeted: bool = False
@@ -68,9 +108,12 @@ class State:
 
     Attributes:
         x: (B, C, H, W) the iterate, in [0, 1].
+        done: (B,) bool, rows that the attack has finished with, which may leave; None where it
+            never finishes with a row before its plan ends. They go on until the engine looks.
     """
 
     x: Tensor
+    done: Tensor | None = None
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with the named fields changed."""
@@ -99,16 +142,143 @@ class InFlight:
 IN_FLIGHT: ContextVar[InFlight | None] = ContextVar("in_flight", default=None)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What the model says at an image, with the gradient of a loss.
+
+    Attributes:
+        grad: (B, C, H, W) gradient of each row's loss.
+        loss: (B,) at least fp32.
+        logits: (B, K) at least fp32.
+    """
+
+    grad: Tensor
+    loss: Tensor
+    logits: Tensor
+
+
+Part = Literal["logits", "heads", "attention"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What a model gave for its input, in the graph of it.
+
+    Attributes:
+        logits: (B, K).
+        heads: (B, K) logits of the class head and of the distillation head of a distilled network;
+            None where they were not asked for.
+        attention: (B, heads, T, T) softmax of each block, first to last, rows the queries; empty
+            where it was not asked for.
+    """
+
+    logits: Tensor
+    heads: tuple[Tensor, Tensor] | None = None
+    attention: tuple[Tensor, ...] = ()
+
+
+Change = Callable[[Tensor], Tensor]
+
+
 class Query(Protocol):
-    """What an attack may ask of the model; the engine counts and keeps what passes through."""
+    """What an attack may ask of the model; the engine counts and keeps what passes through.
+
+    Every image asked about is offered to what is kept of its row: it counts as a candidate, unless
+    `offer` is False (an image outside of the ball or the box, a neighbour that only guides) or it
+    is seen `through` a change. The clean image `p.x` itself is never a candidate.
+    """
 
     def grad(self, x: Tensor, y: Tensor, loss: str = "ce") -> Tensor:
         """Gradient of each row's loss with respect to that row of `x`; same shape as `x`."""
         ...
 
-    def logits(self, x: Tensor) -> Tensor:
+    def ask(
+        self,
+        x: Tensor,
+        y: Tensor,
+        loss: str = "ce",
+        *,
+        targets: Tensor | None = None,
+        through: Change | None = None,
+        offer: bool = True,
+    ) -> Answer:
+        """Loss, gradient and logits at `x`, of a fused loss.
+
+        Args:
+            x: (B, C, H, W).
+            y: (B,) class of the loss.
+            loss: see `deitsec.ops.classification_loss`.
+            targets: (B,) where the loss takes them.
+            through: a differentiable change of the images, which the model sees in their place;
+                the gradient is that in `x`.
+            offer: whether `x` is a candidate.
+        """
+        ...
+
+    def objective(
+        self,
+        x: Tensor,
+        objective: Callable[[Parts], Tensor],
+        *,
+        part: Part = "logits",
+        through: Change | None = None,
+        offer: bool = True,
+    ) -> Answer:
+        """Value and gradient at `x` of any objective, given as a differentiable formula.
+
+        Args:
+            x: (B, C, H, W).
+            objective: `Parts` -> (B,), row by row.
+            part: what the objective needs beside the logits.
+            through: see `ask`.
+            offer: see `ask`.
+        """
+        ...
+
+    def jacobian(
+        self, x: Tensor, directions: Callable[[Tensor], Tensor], *, offer: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients at `x` of several linear forms of the logits, from one forward pass.
+
+        Args:
+            x: (B, C, H, W).
+            directions: logits (B, K) -> (B, J, K), the coefficients of J forms.
+            offer: see `ask`.
+
+        Returns:
+            (B, K) logits and (B, J, C, H, W) gradients.
+        """
+        ...
+
+    def logits(self, x: Tensor, *, offer: bool = True) -> Tensor:
         """(B, K) logits at `x`, without a gradient."""
         ...
+
+    def predict(self, x: Tensor, *, offer: bool = True) -> Tensor:
+        """(B,) int64 predicted classes: all that an attack on decisions may ask for."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """What the stages of an attack came to on some rows attacked together.
+
+    Attributes:
+        rows: how many.
+        fell: rows that fell to each stage, which those before had not broken.
+        undriven: rows that stand, and whose every gradient was exactly 0.
+        non_finite: rows on which a gradient or a loss was NaN or inf.
+    """
+
+    rows: int
+    fell: tuple[int, ...]
+    undriven: int
+    non_finite: int
+
+    @property
+    def fallen(self) -> int:
+        """Rows that fell to any stage."""
+        return sum(self.fell)
 
 
 Step = Callable[[Problem, Any, Query], Any]

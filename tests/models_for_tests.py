@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from deitsec import ops
 from deitsec.attacks.attack import Attack
-from deitsec.types import SHARED, Plan, Problem, Query, State, Traits
+from deitsec.types import SHARED, Goal, Plan, Problem, Query, State, Traits
 
 
 class Linear(nn.Module):
@@ -159,3 +159,11 @@ class HeavyBall(Attack):
         grad = query.grad(s.x, p.y)
         ahead = (s.x + 0.5 * (s.x - s.earlier)).clamp(0, 1)
         return s.replace(x=ops.linf_step(ahead, grad, p.x, 0.02, self.eps), earlier=s.x)
+
+
+def problem(x: Tensor, y: Tensor, *, targeted: bool = False, **more) -> Problem:
+    """What an attack sees of images `x` and the classes `y` that it is about."""
+    ids = torch.arange(len(x), device=x.device)
+    goal = Goal(y=y, targeted=targeted, confidence=more.pop("confidence", 0.0))
+    given = {"sample_ids": ids, "labels": y, "goal": goal} | more
+    return Problem(x=x, y=y, targeted=targeted, **given)

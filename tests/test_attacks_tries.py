@@ -2,13 +2,12 @@ import math
 
 import pytest
 import torch
-from models_for_tests import Counting, images_and_labels, mlp
+from models_for_tests import Counting, images_and_labels, mlp, problem
 from torch import nn
 
 from deitsec.attacks import BIM, FGSM, PGD, PGDL1, PGDL2, create_attack
 from deitsec.attacks.starts import l1_start, l2_start
 from deitsec.engine import Engine
-from deitsec.types import Problem
 
 MODEL = mlp()
 IMAGES, LABELS = images_and_labels(MODEL, rows=60)
@@ -71,7 +70,7 @@ def test_never_stopping_keeps_the_highest_loss_of_all_tries():
 
         class Try(PGD):
             def init(self, p, ids=ids):
-                moved = Problem(x=p.x, y=p.y, sample_ids=ids, seed=p.seed)
+                moved = problem(p.x, p.y, sample_ids=ids, seed=p.seed)
                 return PGD.init(self, moved)
 
         losses.append(Engine(MODEL, **NEVER).run(Try(eps=0.1, steps=3), IMAGES, LABELS))
@@ -172,7 +171,7 @@ def test_targets_of_the_caller_take_the_place_of_many():
 def _problem(rows, pixels=(1, 2, 2), x=None, first=0):
     x = torch.full((rows, *pixels), 0.5, dtype=torch.float64) if x is None else x
     ids = torch.arange(first, first + rows)
-    return Problem(x=x, y=torch.zeros(rows, dtype=torch.int64), sample_ids=ids, seed=11)
+    return problem(x, torch.zeros(rows, dtype=torch.int64), sample_ids=ids, seed=11)
 
 
 STARTS = [(l2_start, 2), (l1_start, 1)]

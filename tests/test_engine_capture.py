@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from models_for_tests import images_and_labels, mlp
+from models_for_tests import images_and_labels, mlp, problem
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -16,12 +16,11 @@ from deitsec.engine.batch import Batch
 from deitsec.engine.checked_model import CheckedModel
 from deitsec.engine.driver import Driver
 from deitsec.engine.fingerprint import fingerprint
-from deitsec.engine.goal import Goal
 from deitsec.engine.kept import Kept
+from deitsec.engine.preference import Preference
 from deitsec.engine.query import EngineQuery
 from deitsec.engine.session import Session
 from deitsec.engine.steps import EagerSteps, take_step
-from deitsec.types import Problem
 
 
 class Replayed:
@@ -106,7 +105,7 @@ def test_a_model_is_told_by_what_a_graph_holds_of_it():
 def test_a_step_on_a_pretended_gpu_reads_nothing_back(name, loss_at, monkeypatch):
     """Fake CUDA tensors have no values: whatever would wait for one raises."""
     # autograd asks the driver for the device, which is not there
-    gradient = lambda output, leaf, dlogits: (torch.empty_like(leaf),)  # noqa: E731
+    gradient = lambda output, leaf, dlogits, **_: (torch.empty_like(leaf),)  # noqa: E731
     monkeypatch.setattr(torch.autograd, "grad", gradient)
     attack, targeted = create_attack(name), loss_at == "targeted"
     with FakeTensorMode():
@@ -114,19 +113,20 @@ def test_a_step_on_a_pretended_gpu_reads_nothing_back(name, loss_at, monkeypatch
         y = torch.empty(4, dtype=torch.int64, device="cuda")
         layers = nn.Conv2d(3, 4, 3, device="cuda"), nn.Linear(144, 5, device="cuda")
         model = nn.Sequential(layers[0], nn.Flatten(), layers[1])
-        problem = Problem(x=x, y=y, sample_ids=y, targeted=targeted)
+        asked = problem(x, y, sample_ids=y, targeted=targeted, confidence=0.5 * targeted)
         checked = CheckedModel.__new__(CheckedModel)  # its labels are read once, before any step
         checked.model, checked.labels, checked._highest = model.requires_grad_(False), y, 0
         batch = Batch(
-            problem=problem,
-            goal=Goal(y=y, targeted=targeted, confidence=0.5 * targeted),
-            state=attack.init(problem),
+            problem=asked,
+            state=attack.init(asked),
             kept=Kept.nothing(x),
             rows=y,
             variants=y,
             real=y > 0,
         )
-        query = EngineQuery(Driver(checked, scaled=True), batch, first=True)
+        query = EngineQuery(
+            Driver(checked, scaled=True, module=model), batch, preference=Preference(first=True)
+        )
         for step, _ in attack.plan():
             take_step(step, query)
             take_step(step, query)

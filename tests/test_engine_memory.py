@@ -30,7 +30,7 @@ def _known(extra=0):
 
 
 def _measured(model, rows):
-    driver = Driver(CheckedModel(model, torch.zeros(1, dtype=torch.int64)))
+    driver = Driver(CheckedModel(model, torch.zeros(1, dtype=torch.int64)), module=model)
     return bytes_per_row(driver, model.parameters(), torch.rand(rows, 3, SIDE, SIDE))
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from models_for_tests import problem
 from torch import nn
 
 from deitsec import ops
@@ -15,7 +16,6 @@ from deitsec.engine import Engine, graphs, steps
 from deitsec.engine.compaction import Compaction
 from deitsec.models import EOT
 from deitsec.models.transforms import Compose, GaussianNoise, Shift
-from deitsec.types import Problem
 
 pytestmark = pytest.mark.gpu
 ROWS, BATCH = 192, 64  # three whole batches: the same shapes with graphs and without
@@ -160,8 +160,8 @@ def test_draws_are_the_bits_of_the_cpu(dtype):
 @pytest.mark.parametrize("start", [l2_start, l1_start], ids=lambda f: f.__name__)
 def test_starts_are_those_of_the_cpu(start):
     x = torch.rand(21, 3, 9, 7)
-    here = Problem(x=x, y=torch.zeros(21).long(), sample_ids=torch.arange(21), seed=7)
-    there = Problem(x=x.cuda(), y=here.y.cuda(), sample_ids=here.sample_ids.cuda(), seed=7)
+    here = problem(x, torch.zeros(21).long(), seed=7)
+    there = problem(x.cuda(), here.y.cuda(), seed=7)
     # the draws are equal to the bit; ndtri, log1p and pow of both libraries are so to a few ulp
     torch.testing.assert_close(start(there, 0.5).cpu(), start(here, 0.5), rtol=0, atol=1e-6)
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from deitsec.types import Norm, Plan, Problem, State, Traits
+from deitsec.types import Evidence, Norm, Plan, Problem, State, Traits
 
 TARGET_POLICIES = ("least-likely", "next", "random")
 
@@ -59,6 +59,30 @@ class Attack(ABC):
     def num_restarts(self) -> int:
         """How often a row is tried at each of its targets; a success ends the tries after it."""
         return 1
+
+    @property
+    def radius(self) -> float | None:
+        """Distance up to which a perturbation counts, in the attack's norm; None counts any."""
+        return getattr(self, "eps", None)
+
+    @property
+    def minimizes(self) -> bool:
+        """Whether the nearest of a row's successes is kept, and the row goes on after the first."""
+        return self.traits.goal == "minimum" and self.radius is None
+
+    @property
+    def stages(self) -> tuple["Attack", ...]:
+        """The attacks that this one runs in turn, each on the rows that are still standing."""
+        return (self,)
+
+    @property
+    def spares(self) -> bool:
+        """Whether a row whose clean image reaches the goal already is left as it is."""
+        return self.minimizes
+
+    def second_opinion(self, evidence: Evidence) -> tuple["Attack", ...]:
+        """The stages to add in view of what the others came to, on rows attacked together."""
+        return ()
 
     def init(self, p: Problem) -> State:
         """Return the state before the first step."""

@@ -39,16 +39,22 @@ class _Matmul(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is functional.scaled_dot_product_attention and _is_plain(args, kwargs):
-            given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-            query: Tensor = given["query"]
-            scale: float | None = given.get("scale")
-            root = query.shape[-1] ** -0.5 if scale is None else scale
-            return matmul_attention(query, given["key"], given["value"], root)
+        if func is functional.scaled_dot_product_attention and is_plain(args, kwargs):
+            return matmul_attention(*given_by_name(args, kwargs))
         return func(*args, **kwargs)
 
 
-def _is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def given_by_name(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Query, key, value and scale of a call of scaled_dot_product_attention."""
+    given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+    query: Tensor = given["query"]
+    scale: float | None = given.get("scale")
+    return query, given["key"], given["value"], query.shape[-1] ** -0.5 if scale is None else scale
+
+
+def is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether nothing beyond query, key, value and scale is asked for."""
     if len(args) > 3:
         return False

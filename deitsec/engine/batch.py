@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deitsec.engine.goal import Goal
 from deitsec.engine.kept import Kept
 from deitsec.types import Problem, State
 
@@ -15,25 +14,20 @@ class Batch:
 
     Attributes:
         problem: what the attack sees.
-        goal: what counts as success.
         state: where the attack is.
         kept: the best of each row.
         rows: (B,) int64 place of each row in the wave.
         variants: (B,) int64 which try of its row it is.
         real: (B,) bool, False for a row that only fills the batch.
-        aligned: whether the attack's class is the goal's; not where it aims at one class to make
-            another lose.
         forwards, backwards: passes that every row has had.
     """
 
     problem: Problem
-    goal: Goal
     state: State
     kept: Kept
     rows: Tensor
     variants: Tensor
     real: Tensor
-    aligned: bool = True
     forwards: int = 0
     backwards: int = 0
 

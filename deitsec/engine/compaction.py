@@ -1,13 +1,12 @@
 """Rows that are done leave, and those that are left close up into fewer and smaller batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from deitsec.engine.batch import Batch
 from deitsec.engine.ladder import Ladder
-from deitsec.engine.outcome import Outcome
 from deitsec.engine.row_batch import join_rows, slice_rows, take_rows
 
 
@@ -22,7 +21,7 @@ class Compaction:
 
     Args:
         ladder: the sizes that batches may have.
-        outcome: where rows go that are done.
+        leave: told a batch and which of its rows (R,) are done.
         rows: rows of the wave.
         tries: tries of each row.
         device: where they are.
@@ -33,7 +32,7 @@ class Compaction:
     def __init__(
         self,
         ladder: Ladder,
-        outcome: Outcome,
+        leave: Callable[[Batch, Tensor], None],
         rows: int,
         tries: int,
         device: torch.device,
@@ -41,7 +40,7 @@ class Compaction:
         frozen_leave: bool,
     ) -> None:
         self.ladder = ladder
-        self.outcome = outcome
+        self.leave = leave
         self.tries = tries
         self.frozen_leave = frozen_leave
         self.fallen = torch.zeros(rows * tries, dtype=torch.int32, device=device)
@@ -60,13 +59,15 @@ class Compaction:
         self._arriving = None
         going: list[Batch] = []
         for batch, stays in zip(batches, active, strict=True):
-            self.outcome.settle(batch, (batch.real & ~stays).nonzero()[:, 0])
+            self.leave(batch, (batch.real & ~stays).nonzero()[:, 0])
             going.append(take_rows(batch, stays.nonzero()[:, 0]))
         return repack(join_rows(going), self.ladder)
 
     def _goes_on(self, batch: Batch, first: Tensor) -> Tensor:
         kept = batch.kept
         going = batch.real & ~kept.confirmed & (batch.variants < first[batch.rows])
+        if batch.state.done is not None:
+            going = going & ~batch.state.done
         return going & kept.finite if self.frozen_leave else going
 
     def _first_fallen(self) -> Tensor:

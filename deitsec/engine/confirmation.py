@@ -9,6 +9,7 @@ from deitsec import ops
 from deitsec.engine.batch import Batch
 from deitsec.engine.exact import ExactModel
 from deitsec.engine.kept import Kept
+from deitsec.engine.preference import Preference
 from deitsec.engine.rounding import Rounding
 from deitsec.engine.row_batch import join_rows, take_rows
 
@@ -22,13 +23,22 @@ class Confirmation:
     Args:
         exact: what decides.
         rounding: what is done to an image before it is judged; None does nothing.
+        preference: which of a row's images is kept.
         gather: whether claims wait for others; a row that waits goes on meanwhile, so that what is
             confirmed of it hangs on the other rows.
     """
 
-    def __init__(self, exact: ExactModel, *, rounding: Rounding | None, gather: bool) -> None:
+    def __init__(
+        self,
+        exact: ExactModel,
+        *,
+        rounding: Rounding | None,
+        preference: Preference,
+        gather: bool,
+    ) -> None:
         self.exact = exact
         self.rounding = rounding
+        self.preference = preference
         self.gather = gather
 
     def confirm(self, batches: Sequence[Batch]) -> None:
@@ -86,10 +96,10 @@ class Confirmation:
         image = x if self.rounding is None else self.rounding(x, batch.problem.x)
         logits = self.exact(image, batch.problem.sample_ids)
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss, _, predicted = ops.classification_loss(wide, batch.goal.y)
+        loss, _, predicted = ops.classification_loss(wide, batch.problem.goal.y)
         kept = Kept.nothing(batch.problem.x)
         kept.clock = batch.kept.clock
-        kept.offer(image, wide, loss, predicted, batch.goal, first=True)
+        kept.offer(image, wide, loss, predicted, batch.problem, self.preference)
         return kept
 
 

@@ -133,7 +133,7 @@ class Engine(Options):
                 )
             source, total = rows_from(attack, images), _length(images)
         known = isinstance(images, Tensor)
-        steps = sum(times for _, times in attack.plan())
+        steps = sum(times for stage in attack.stages for _, times in stage.plan())
         measure = not known or total * steps >= _WORTH_MEASURING
         return self._stream(attack, source, progress, total, measure)
 
@@ -159,8 +159,10 @@ class Engine(Options):
             return
         warn_of_training(self.model, stacklevel=3)
         session = self._session
-        prepared, ladder = session.ready(first.images, measure=measure or bool(self.compile))
-        size = session.wave_rows(first.images, ladder)
+        prepared, ladder = session.ready(
+            first.images, attack=attack, measure=measure or bool(self.compile)
+        )
+        size = session.wave_rows(first.images, attack, ladder)
         done, told = 0, 0
         for rows, x in ahead(waves(itertools.chain([first], source), size), self.device):
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deitsec.engine.checked_model import CheckedModel
+from deitsec.engine.driver import Driver
 from deitsec.engine.ladder import Ladder
 from deitsec.types import IN_FLIGHT, InFlight
 
@@ -18,18 +19,24 @@ class ExactModel:
 
     Args:
         model: what is asked.
+        module: the same, unchecked.
         ladder: how many rows go together.
         seed: of the draws of a model that makes some.
     """
 
-    def __init__(self, model: CheckedModel, ladder: Ladder, seed: int) -> None:
+    def __init__(self, model: CheckedModel, module: nn.Module, ladder: Ladder, seed: int) -> None:
         self.model = model
+        self.module = module
         self.ladder = ladder
         self.seed = seed
 
     def __call__(self, x: Tensor, sample_ids: Tensor) -> Tensor:
         """(B, K) logits at `x`, in full precision."""
         return torch.cat(list(self._pieces(x, sample_ids)))
+
+    def as_driver(self) -> Driver:
+        """The same model, to take steps with."""
+        return Driver(self.model, module=self.module)
 
     def _pieces(self, x: Tensor, sample_ids: Tensor) -> Iterator[Tensor]:
         start = 0

@@ -201,7 +201,7 @@ class GraphSteps:
 
     def _capture(self, step: Step, query: EngineQuery) -> Captured:
         batch = clone_record(query.batch)
-        inner = EngineQuery(query.driver, batch, first=query.first)
+        inner = EngineQuery(query.driver, batch, preference=query.preference)
 
         def work() -> None:
             state, batch.forwards, batch.backwards = batch.state, 0, 0
@@ -222,7 +222,6 @@ class GraphSteps:
             return
         batch = query.batch
         _copy(batch.problem, captured.batch.problem)
-        _copy(batch.goal, captured.batch.goal)
         _copy(batch.state, captured.batch.state)
         _copy(batch.kept, captured.batch.kept)
         for _ in range(times):
@@ -237,18 +236,20 @@ class GraphSteps:
 def _key(step: Step, query: EngineQuery) -> tuple[Any, ...]:
     """Everything that a capture takes as given: Python's values, shapes and dtypes."""
     batch = query.batch
-    problem, goal, kept = batch.problem, batch.goal, batch.kept
+    problem, kept = batch.problem, batch.kept
+    goal = problem.goal
     assert kept.logits is not None
     return (
         _name(step),
         (problem.x.shape, problem.x.dtype, kept.logits.shape, kept.logits.dtype),
-        (problem.seed, problem.targeted, goal.targeted, goal.confidence, batch.aligned),
-        (query.first, type(batch.state), ops.backend_in_use()),
+        (problem.seed, problem.targeted, goal.targeted, goal.confidence),
+        (query.preference, type(batch.state), ops.backend_in_use()),
     )
 
 
-def _name(step: Step) -> str:
-    return getattr(step, "__qualname__", repr(step))
+def _name(step: Step) -> tuple[Any, ...]:
+    """The step and whose it is: stages of one attack may share it."""
+    return getattr(step, "__qualname__", repr(step)), getattr(step, "__self__", None)
 
 
 def _carry_over(following: Any, state: Any) -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from deitsec import ops
-from deitsec.engine.goal import Goal
-from deitsec.types import SHARED
+from deitsec.engine.preference import Preference
+from deitsec.types import SHARED, Problem
 
 Stop = Literal["first_success", "never"]
 
@@ -23,13 +23,14 @@ class Kept:
         success: (B,) bool, the goal is reached at `adv` by these logits.
         confirmed: (B,) bool, and by the exact model too.
         score: (B,) loss at `adv`, negated where the loss is descended; -inf until the first offer.
-        steps: (B,) int64 gradient steps until the first success; -1 where there was none.
+        steps: (B,) int64 times that the model was asked before the first success; -1 where there
+            was none.
         finite: (B,) bool, no gradient or loss was NaN or inf.
         driven: (B,) bool, some gradient was not 0.
         claims: (B,) int64 successes that the exact model was asked about.
         refuted: (B,) int64 those that it did not confirm.
         rechecks: (B,) int64 forward passes of the exact model beside the attack's own.
-        clock: () int64 gradient steps taken by all rows.
+        clock: () int64 times that the model was asked.
     """
 
     adv: Tensor
@@ -68,7 +69,13 @@ class Kept:
         )
 
     def offer(
-        self, x: Tensor, logits: Tensor, loss: Tensor, predicted: Tensor, goal: Goal, *, first: bool
+        self,
+        x: Tensor,
+        logits: Tensor,
+        loss: Tensor,
+        predicted: Tensor,
+        problem: Problem,
+        preference: Preference,
     ) -> None:
         """Take over the rows of `x` that are better than what is kept, in place.
 
@@ -79,15 +86,23 @@ class Kept:
             logits: (B, K) at x.
             loss: (B,) loss at the goal's class.
             predicted: (B,) int64.
-            goal: what is aimed at.
-            first: whether the first success is kept, and not the one of highest loss.
+            problem: what is aimed at, and from where.
+            preference: which of two images is better.
         """
+        goal = problem.goal
         sane = loss.isfinite().logical_and_(~self.confirmed)
         score = torch.where(sane, -loss if goal.targeted else loss, torch.nan)
         success = goal.reached(logits, predicted).logical_and_(sane)
+        success, score = preference.of(success, score, x, problem.x)
         torch.where(success & (self.steps < 0), self.clock, self.steps, out=self.steps)
         better = ops.track_best_(
-            self.adv, self.success, self.score, x, success, score.to(self.score.dtype), first
+            self.adv,
+            self.success,
+            self.score,
+            x,
+            success,
+            score.to(self.score.dtype),
+            preference.first,
         )
         wide = logits.to(self.score.dtype)
         kept = self.make_room(wide)

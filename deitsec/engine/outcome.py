@@ -18,7 +18,8 @@ class Outcome:
             the other rows.
 
     Attributes:
-        variant: (N,) int64 the try that is kept; -1 where none is yet.
+        variant: (N,) int64 the try that is kept; -1 where none is yet. Tries of a later stage have
+            higher numbers.
         adv, logits, success, score, steps, finite, driven, claims, refuted: as in `Kept`, (N, ...).
         forwards, backwards: (N,) int64, all tries of a row together.
     """
@@ -41,8 +42,20 @@ class Outcome:
         self.claims, self.refuted = count(), count()
         self.forwards, self.backwards = count(), count()
 
-    def settle(self, batch: Batch, index: Tensor) -> None:
-        """Take the rows of a batch at `index` (R,) as they are; they are not heard of again."""
+    @property
+    def spared(self) -> Tensor:
+        """(N,) bool: the clean image reaches the goal, and no try was made."""
+        return self.success & (self.variant < 0)
+
+    def settle(self, batch: Batch, index: Tensor, *, start: int, nearest: bool) -> None:
+        """Take the rows of a batch at `index` (R,) as they are; they are not heard of again.
+
+        Args:
+            batch: where they are.
+            index: which.
+            start: number of the first try of their stage.
+            nearest: whether of two tries that succeed the nearer is kept.
+        """
         if index.shape[0] == 0:
             return
         kept, rows = take_rows(batch.kept, index), batch.rows[index]
@@ -56,14 +69,15 @@ class Outcome:
             self.logits = kept.logits.new_zeros(shape)
         for variant in variants.unique().tolist():  # each row comes once in a variant
             ours = (variants == variant).nonzero()[:, 0]
-            self._compare(rows[ours], take_rows(kept, ours), variant)
+            found = take_rows(kept, ours)
+            self._compare(rows[ours], found, start + variant, first=self.first and not nearest)
 
-    def _compare(self, rows: Tensor, kept: Kept, variant: int) -> None:
+    def _compare(self, rows: Tensor, kept: Kept, variant: int, *, first: bool) -> None:
         success, score = self.success[rows], self.score[rows]
         # a row may leave with a claim that nobody has asked about, since another try has fallen
         found_success = kept.confirmed
         higher = (found_success == success) & (kept.score > score)
-        if self.first:
+        if first:
             higher = torch.where(found_success & success, self.variant[rows] > variant, higher)
         better = ((found_success & ~success) | higher).nonzero()[:, 0]
         chosen, found = rows[better], take_rows(kept, better)

@@ -50,6 +50,7 @@ class Prepared:
 
     Attributes:
         ask: images to logits.
+        module: the same, not compiled.
         scaled: as in `Driver`.
         memory_format: as in `Driver`.
         settings: as in `Driver`.
@@ -60,6 +61,7 @@ class Prepared:
     """
 
     ask: Callable[[Tensor], Tensor]
+    module: nn.Module
     scaled: bool = False
     memory_format: torch.memory_format = torch.contiguous_format
     settings: tuple[Setting, ...] = ()
@@ -80,6 +82,7 @@ class Prepared:
             scaled=self.scaled,
             memory_format=self.memory_format,
             settings=self.settings,
+            module=self.module,
         )
 
     def step(self, x: Tensor) -> Tensor:
@@ -108,7 +111,7 @@ def prepare(model: nn.Module, wishes: Wishes, x: Tensor) -> Prepared:
 def _in_precision(model: nn.Module, wishes: Wishes, x: Tensor) -> Prepared:
     weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
     name = _DTYPE_NAMES.get(weights, str(weights).removeprefix("torch."))
-    plain = Prepared(ask=model, scaled=weights in HALVES.values())
+    plain = Prepared(ask=model, module=model, scaled=weights in HALVES.values())
     asked = wishes.precision
     if asked == "fp32" or (asked in HALVES and weights is HALVES[asked]):
         why = "fp32" if weights is torch.float32 else f"{name}, as the model's weights are"
@@ -155,9 +158,12 @@ def _half_ways(
         except Exception as error:  # deepcopy runs the model's own code
             reasons.append(f"it cannot be copied: {_first_line(error)}")
             break
-        yield how, Prepared(ask=twin, twin=twin, scaled=True, reduced=True)
+        yield how, Prepared(ask=twin, module=twin, twin=twin, scaled=True, reduced=True)
     casting = functools.partial(torch.autocast, device.type, dtype=dtype)
-    yield "autocast", Prepared(ask=model, settings=(casting,), scaled=True, reduced=True)
+    yield (
+        "autocast",
+        Prepared(ask=model, module=model, settings=(casting,), scaled=True, reduced=True),
+    )
 
 
 def _lay_out(prepared: Prepared, model: nn.Module, wishes: Wishes, x: Tensor) -> None:
@@ -213,7 +219,7 @@ def _choose(
 def _adopt(prepared: Prepared, model: nn.Module, layout: str) -> None:
     if layout == "channels_last":
         other = _in_layout(prepared, model, layout)
-        prepared.ask, prepared.twin = other.ask, other.twin
+        prepared.ask, prepared.module, prepared.twin = other.ask, other.module, other.twin
         prepared.memory_format = other.memory_format
 
 
@@ -228,6 +234,7 @@ def _in_layout(prepared: Prepared, model: nn.Module, layout: str) -> Prepared:
     twin = Twin(model, dtype=dtype, memory_format=memory_format, narrow=narrow)
     return Prepared(
         ask=twin,
+        module=twin,
         twin=twin,
         scaled=prepared.scaled,
         reduced=prepared.reduced,
@@ -277,6 +284,7 @@ def _with(prepared: Prepared, attention: str) -> Prepared:
         return prepared
     return Prepared(
         ask=prepared.ask,
+        module=prepared.module,
         scaled=prepared.scaled,
         memory_format=prepared.memory_format,
         settings=(*prepared.settings, attention_by(attention)),
@@ -291,15 +299,17 @@ def compile_model(prepared: Prepared, wish: Compile, x: Tensor) -> None:
     eager = prepared.ask
     mode = "max-autotune-no-cudagraphs" if wish == "max-autotune" else None
     variants = functools.partial(torch._dynamo.config.patch, recompile_limit=_VARIANTS)  # pyright: ignore
+    # several gradients of one forward pass: its saved tensors are not to be written over
+    kept = functools.partial(torch._functorch.config.patch, donated_buffer=False)  # pyright: ignore
     prepared.ask = torch.compile(eager, dynamic=False, mode=mode)
-    prepared.settings = (*prepared.settings, variants)
+    prepared.settings = (*prepared.settings, variants, kept)
     try:
         prepared.step(x)
     except Exception as error:  # the compiler's own errors have no common class
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
-            prepared.ask, prepared.settings = eager, prepared.settings[:-1]
+            prepared.ask, prepared.settings = eager, prepared.settings[:-2]
             raise
-        prepared.ask, prepared.settings = eager, prepared.settings[:-1]
+        prepared.ask, prepared.settings = eager, prepared.settings[:-2]
         _instead(prepared, "compile", "off", f"it was asked for, but {_first_line(error)}")
         return
     prepared.compiled = True

@@ -1,5 +1,9 @@
 """The engine's answers to an attack: gradients and logits, counted and offered to what is kept."""
 
+import contextlib
+import warnings
+from collections.abc import Callable, Generator
+
 import torch
 from torch import Tensor
 
@@ -7,7 +11,11 @@ from deitsec import ops
 from deitsec.engine.batch import Batch
 from deitsec.engine.checked_model import ModelError
 from deitsec.engine.driver import Driver
-from deitsec.types import IN_FLIGHT, InFlight
+from deitsec.engine.preference import Preference
+from deitsec.types import IN_FLIGHT, Answer, Change, InFlight, Part, Parts
+
+# losses that compare more classes than a small model has, and what takes their place
+_FEWEST = {"dlr": 3, "targeted_dlr": 4}
 
 
 class EngineQuery:
@@ -19,16 +27,16 @@ class EngineQuery:
     Args:
         driver: the model that is asked.
         batch: the rows.
-        first: whether a row keeps its first success, and not the one of highest loss.
+        preference: which of a row's images is kept.
 
     Attributes:
         clean_logits: (B, K) logits at the clean images, where the attack stood on them.
     """
 
-    def __init__(self, driver: Driver, batch: Batch, *, first: bool) -> None:
+    def __init__(self, driver: Driver, batch: Batch, *, preference: Preference) -> None:
         self.driver = driver
         self.batch = batch
-        self.first = first
+        self.preference = preference
         self.clean_logits: Tensor | None = None
 
     def grad(self, x: Tensor, y: Tensor, loss: str = "ce") -> Tensor:
@@ -37,37 +45,108 @@ class EngineQuery:
         Raises:
             ModelError: the model gives no gradient of its input, or logits of a wrong shape.
         """
-        leaf = x.detach().requires_grad_()
-        with torch.enable_grad():
-            output = self._ask(leaf)
-        if not output.requires_grad:
-            raise ModelError(
-                "the model's logits do not depend on its input in a differentiable way; "
-                "a gradient attack needs that"
-            )
-        logits = self.driver.widened(output.detach())
-        values, dlogits, predicted = ops.classification_loss(logits, y, loss)
-        grad = self.driver.backward(output, leaf, dlogits)
-        self._record(x, y, loss, logits, values, predicted)
-        kept = self.batch.kept
-        kept.clock += 1
-        self.batch.backwards += 1
-        size = torch.linalg.vector_norm(grad.flatten(1), 1, dim=1)  # NaN and inf survive it
-        kept.finite.logical_and_(size.isfinite().logical_and_(values.isfinite()))
-        kept.driven.logical_or_(size > 0)
-        return grad
+        return self.ask(x, y, loss).grad
 
-    def logits(self, x: Tensor) -> Tensor:
+    def ask(
+        self,
+        x: Tensor,
+        y: Tensor,
+        loss: str = "ce",
+        *,
+        targets: Tensor | None = None,
+        through: Change | None = None,
+        offer: bool = True,
+    ) -> Answer:
+        """Loss, gradient and logits at `x`, of a fused loss; see `deitsec.types.Query`."""
+        leaf, output = self._forward(x, through)
+        logits = self.driver.widened(output.detach())
+        values, dlogits, predicted = _loss(logits, y, loss, targets)
+        grad = self.driver.backward(output, leaf, dlogits)
+        self._watch(grad.flatten(1), values)
+        problem = self.batch.problem
+        same = loss == "ce" and y is problem.y and problem.targeted == problem.goal.targeted
+        self._record(x, logits, values if same else None, predicted, offer and through is None)
+        self.batch.backwards += 1
+        return Answer(grad=grad, loss=values, logits=logits)
+
+    def objective(
+        self,
+        x: Tensor,
+        objective: Callable[[Parts], Tensor],
+        *,
+        part: Part = "logits",
+        through: Change | None = None,
+        offer: bool = True,
+    ) -> Answer:
+        """Value and gradient at `x` of a differentiable formula; see `deitsec.types.Query`."""
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad(), self._in_flight():
+            parts = self.driver.parts(leaf if through is None else through(leaf), part)
+            self._differentiable(parts.logits)
+            values = objective(parts)
+            (grad,) = torch.autograd.grad(values.sum(), leaf)
+        logits = self.driver.widened(parts.logits.detach())
+        values = values.detach().to(logits.dtype)
+        self._watch(grad.flatten(1), values)
+        self._record(x, logits, None, None, offer and through is None)
+        self.batch.backwards += 1
+        return Answer(grad=grad.contiguous(), loss=values, logits=logits)
+
+    def jacobian(
+        self, x: Tensor, directions: Callable[[Tensor], Tensor], *, offer: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of several linear forms of the logits; see `deitsec.types.Query`."""
+        leaf, output = self._forward(x, None)
+        logits = self.driver.widened(output.detach())
+        forms = directions(logits)
+        number = forms.shape[1]
+        grads = torch.stack(
+            [
+                self.driver.backward(output, leaf, forms[:, j], keep=j < number - 1)
+                for j in range(number)
+            ],
+            1,
+        )
+        self._watch(grads.flatten(1), logits.sum(1))
+        self._record(x, logits, None, None, offer)
+        self.batch.backwards += number
+        return logits, grads
+
+    def logits(self, x: Tensor, *, offer: bool = True) -> Tensor:
         """(B, K) logits at `x`, without a gradient."""
         with torch.no_grad():
             logits = self.driver.widened(self._ask(x))
-        y = self.batch.problem.y
-        values, _, predicted = ops.classification_loss(logits, y)
-        self._record(x, y, "ce", logits, values, predicted)
-        self.batch.kept.finite.logical_and_(values.isfinite())
+        self.batch.kept.finite.logical_and_(logits.sum(1).isfinite())
+        self._record(x, logits, None, None, offer)
         return logits
 
+    def predict(self, x: Tensor, *, offer: bool = True) -> Tensor:
+        """(B,) int64 predicted classes at `x`."""
+        return self.logits(x, offer=offer).argmax(1)
+
+    def _forward(self, x: Tensor, through: Change | None) -> tuple[Tensor, Tensor]:
+        """The images as a leaf, and the model's output in its graph."""
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            output = self._ask(leaf if through is None else through(leaf))
+        self._differentiable(output)
+        return leaf, output
+
+    @staticmethod
+    def _differentiable(output: Tensor) -> None:
+        if not output.requires_grad:
+            raise ModelError(
+                "the model's logits do not depend on its input in a differentiable way; "
+                "a gradient attack needs that, and square, spsa and hopskipjump do not"
+            )
+
     def _ask(self, x: Tensor) -> Tensor:
+        with self._in_flight():
+            return self.driver(x)
+
+    @contextlib.contextmanager
+    def _in_flight(self) -> Generator[None]:
+        """Count a forward pass, and tell a model that draws whose numbers it draws."""
         problem = self.batch.problem
         self.batch.forwards += 1
         flight = InFlight(
@@ -75,20 +154,50 @@ class EngineQuery:
         )
         token = IN_FLIGHT.set(flight)
         try:
-            return self.driver(x)
+            yield
         finally:
             IN_FLIGHT.reset(token)
 
+    def _watch(self, grads: Tensor, values: Tensor) -> None:
+        """Note rows whose gradient is not finite, and those that some gradient drives."""
+        kept = self.batch.kept
+        size = torch.linalg.vector_norm(grads, 1, dim=1)  # NaN and inf survive it
+        kept.finite.logical_and_(size.isfinite().logical_and_(values.isfinite()))
+        kept.driven.logical_or_(size > 0)
+
     def _record(
-        self, x: Tensor, y: Tensor, loss: str, logits: Tensor, values: Tensor, predicted: Tensor
+        self,
+        x: Tensor,
+        logits: Tensor,
+        values: Tensor | None,
+        predicted: Tensor | None,
+        offer: bool,
     ) -> None:
+        """Offer `x` to what is kept; `values` are cross-entropies at the goal, None where not."""
         batch = self.batch
         if x is batch.problem.x:
             if self.clean_logits is None:
                 self.clean_logits = logits
             batch.kept.make_room(logits)  # now: a captured step cannot
-            return
-        if loss != "ce" or not batch.aligned or y is not batch.problem.y:
-            # losses of several kinds, or at several classes, cannot be compared
-            values, _, predicted = ops.classification_loss(logits, batch.goal.y)
-        batch.kept.offer(x, logits, values, predicted, batch.goal, first=self.first)
+        elif offer:
+            if values is None or predicted is None:
+                # losses of several kinds, or at several classes, cannot be compared
+                values, _, predicted = ops.classification_loss(logits, batch.problem.goal.y)
+            batch.kept.offer(x, logits, values, predicted, batch.problem, self.preference)
+        else:
+            batch.kept.make_room(logits)
+        batch.kept.clock += 1
+
+
+def _loss(
+    logits: Tensor, y: Tensor, loss: str, targets: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss that was asked for, or the margin where the model has too few classes for it."""
+    if logits.shape[1] >= _FEWEST.get(loss, 0):
+        return ops.classification_loss(logits, y, loss, targets)
+    warnings.warn(
+        f"{loss} compares {_FEWEST[loss]} classes and the model has {logits.shape[1]}: the margin "
+        "takes its place",
+        stacklevel=2,
+    )
+    return ops.classification_loss(logits, y, "margin")

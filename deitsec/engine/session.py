@@ -71,11 +71,12 @@ class Session:
         return max(1, rows_by_size((shape[0], *seen)) // max(1, samples))
 
     @torch.inference_mode(False)  # gradients are needed whatever the caller is in
-    def ready(self, images: Tensor, *, measure: bool) -> tuple[Prepared, Ladder]:
+    def ready(self, images: Tensor, *, attack: Attack, measure: bool) -> tuple[Prepared, Ladder]:
         """The model prepared for images like these, and the sizes of their batches.
 
         Args:
             images: (B, C, H, W) some of those to come.
+            attack: what is to be run.
             measure: whether there is enough to do to find out what is fast first.
         """
         options, device = self.options, self.options.device
@@ -87,20 +88,22 @@ class Session:
         with attack_mode(options.model), calculation(device, deterministic=options.deterministic):
             while True:
                 try:
-                    return self._ready(x, measure=measure and not options.deterministic)
+                    return self._ready(x, attack, measure=measure and not options.deterministic)
                 except RuntimeError as error:
                     if len(x) == 1 or not is_out_of_memory(error):
                         raise
                 x = x[: len(x) // 2]
                 self._make_room()
 
-    def _ready(self, x: Tensor, *, measure: bool) -> tuple[Prepared, Ladder]:
+    def _ready(self, x: Tensor, attack: Attack, *, measure: bool) -> tuple[Prepared, Ladder]:
         options, shape = self.options, tuple(x.shape[1:])
-        key = (shape, x.dtype, x.device, measure)
+        # the nearest success lies on the border, where lower precision answers otherwise
+        precision = "fp32" if attack.minimizes else options.precision
+        key = (shape, x.dtype, x.device, measure, precision)
         known = self._prepared.get(key)
         if known is None or (known.twin is not None and not known.twin.fits()):
             wishes = Wishes(
-                precision=options.precision,
+                precision=precision,
                 channels_last=options.channels_last,
                 attention=options.attention,
                 measure=measure,
@@ -112,6 +115,9 @@ class Session:
         top = self.rows_together(shape)
         if options.compile and "compile" not in known.decisions:
             compile_model(known, options.compile, x.repeat(-(-top // len(x)), 1, 1, 1)[:top])
+        if precision != options.precision:
+            why = f"{attack.name} looks for the nearest success, and {options.precision} misses it"
+            known.decisions["precision"] = f"fp32: {why}"
         self._prepared[key] = known
         return known, self._ladder(known, top)
 
@@ -161,7 +167,7 @@ class Session:
                 prepared.twin.follow()
             while True:
                 model = CheckedModel(options.model, rows.labels)
-                exact = ExactModel(model, ladder, options.seed)
+                exact = ExactModel(model, options.model, ladder, options.seed)
                 course = self._course(attack, prepared, ladder)
                 driver = prepared.driver(rows.labels)
                 try:
@@ -178,17 +184,17 @@ class Session:
         seconds = time.perf_counter() - started
         return dataclasses.replace(result, seconds=seconds, peak_memory=peak.bytes()), ladder
 
-    def wave_rows(self, images: Tensor, ladder: Ladder) -> int:
+    def wave_rows(self, images: Tensor, attack: Attack, ladder: Ladder) -> int:
         """Rows that are pooled: as many as fill batches again when most of them are done."""
-        if not self._compacts:
+        if not self._compacts(attack):
             return ladder.top
         row = images[0].numel() * images.element_size()
         batches = min(_WAVE_BATCHES, _WAVE_BYTES // (row * ladder.top))
         return ladder.top * max(1, batches)
 
-    @property
-    def _compacts(self) -> bool:
-        return self.options.compaction and self.options.stop == "first_success"
+    def _compacts(self, attack: Attack) -> bool:
+        ends = self.options.stop == "first_success" or attack.minimizes
+        return self.options.compaction and ends
 
     def _ladder(self, prepared: Prepared, top: int) -> Ladder:
         return make_ladder(
@@ -212,8 +218,7 @@ class Session:
         options = self.options
         rounding = None
         if options.quantize:
-            eps: float | None = getattr(attack, "eps", None)
-            rounding = Rounding(norm=attack.traits.norm, eps=eps)
+            rounding = Rounding(norm=attack.traits.norm, eps=attack.radius)
         first = options.stop == "first_success"
         looks = _CHECK_EVERY if options.device.type == "cuda" else 1
         same_model = prepared.same_model and not options.draws
@@ -223,9 +228,9 @@ class Session:
             attack=attack,
             seed=options.seed,
             first=first,
-            compaction=self._compacts,
+            compaction=self._compacts(attack),
             ladder=ladder,
-            check_every=looks if self._compacts or (first and confirmed) else _WHOLE_PHASE,
+            check_every=looks if self._compacts(attack) or (first and confirmed) else _WHOLE_PHASE,
             steps=self._steps_of(attack, prepared),
             same_model=same_model,
             confirmed=confirmed,
@@ -260,7 +265,7 @@ class Session:
         options = self.options
         off, steps = self._graphs_off(), course.steps
         compaction = "on" if course.compaction else "off: as asked"
-        if options.stop == "never":
+        if options.stop == "never" and not course.compaction:
             compaction = "off: stop='never' lets no row leave"
         successes = "by the logits of the attack's own forward passes"
         if course.confirmed:

@@ -1,6 +1,6 @@
 """A wave: the rows that are attacked together, in batches that take their steps side by side."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,17 +13,18 @@ from deitsec.engine.compaction import Compaction
 from deitsec.engine.confirmation import Confirmation
 from deitsec.engine.driver import Driver
 from deitsec.engine.exact import ExactModel
-from deitsec.engine.goal import Goal, check_targets, choose_targets, likeliest_targets
-from deitsec.engine.kept import Kept
 from deitsec.engine.ladder import Ladder
 from deitsec.engine.outcome import Outcome
+from deitsec.engine.preference import Preference
 from deitsec.engine.query import EngineQuery
 from deitsec.engine.result import AttackResult, Queries
 from deitsec.engine.rounding import Rounding
 from deitsec.engine.row_batch import take_rows
-from deitsec.engine.rows import VARIANT_BIT, Rows
+from deitsec.engine.rows import Rows
+from deitsec.engine.stage import Stage
 from deitsec.engine.steps import EagerSteps, Steps
-from deitsec.types import Problem
+from deitsec.engine.targets import check_targets, choose_targets, likeliest_targets
+from deitsec.types import Evidence, Goal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +61,21 @@ class Course:
     gather: bool
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leg:
+    """A stage under way.
+
+    Attributes:
+        stage: what is run.
+        preference: which of a row's images is kept.
+        confirmation: asks the exact model.
+    """
+
+    stage: Stage
+    preference: Preference
+    confirmation: Confirmation
+
+
 class Wave:
     """Attacks some rows, all tries of them.
 
@@ -92,160 +108,220 @@ class Wave:
         self.tick = tick
         self.outcome = Outcome(x, first=course.first)
         self.clean_logits: Tensor | None = None
-        self.confirmation = Confirmation(exact, rounding=course.rounding, gather=course.gather)
+        self.aims: Tensor | None = None  # (N,) the classes that are to win
+        self.tries = 0  # those of the stages that are over
 
     def run(self) -> AttackResult:
         """Attack, and say what came of it."""
-        targets = self._aim()
-        tries = self.course.attack.num_restarts * (1 if targets is None else targets.shape[1])
-        ladder, outcome = self.course.ladder, self.outcome
-        compaction = Compaction(
-            ladder,
-            outcome,
-            len(self.x),
-            tries,
-            self.x.device,
-            frozen_leave=not self.course.confirmed,
+        attack = self.course.attack
+        fallen = self._spare() if attack.spares else 0
+        first = list(attack.stages)
+        fell = self._run_stages(first, (0.0, 1.0), fallen)
+        evidence = Evidence(
+            rows=len(self.x),
+            fell=tuple(fell),
+            undriven=int((~self.outcome.driven & ~self.outcome.success).sum()),
+            non_finite=int((~self.outcome.finite).sum()),
         )
-        for rows, variants, which in self._tries(tries):
-            share = (which.start / tries, len(which) / tries)
-            self._follow(self._start(rows, variants, targets), compaction, share)
-        if self.course.reduced:
-            self._again_in_fp32(targets, compaction)
-        return self._result(targets)
+        self._run_stages(attack.second_opinion(evidence), (1.0, 0.0), evidence.fallen)
+        return self._result()
 
-    def _again_in_fp32(self, targets: Tensor | None, compaction: Compaction) -> None:
+    def _run_stages(
+        self, attacks: Sequence[Attack], share: tuple[float, float], fallen: int
+    ) -> list[int]:
+        """Run attacks one after the other; how many rows fell to each of them."""
+        fell: list[int] = []
+        sizes = [_length(attack) for attack in attacks]
+        for number, attack in enumerate(attacks):
+            stage = self._stage(attack)
+            before = share[0] + share[1] * sum(sizes[:number]) / sum(sizes)
+            self._run(stage, (before, share[1] * sizes[number] / sum(sizes)))
+            self.tries += stage.tries
+            now = int(self.outcome.success.sum()) if len(attacks) > 1 else fallen
+            fell.append(now - fallen)
+            fallen = now
+        return fell
+
+    def _run(self, stage: Stage, share: tuple[float, float]) -> None:
+        course = self.course
+        preference = stage.preference(first=course.first and not course.doubtful)
+        leg = Leg(
+            stage=stage,
+            preference=preference,
+            confirmation=Confirmation(
+                self.exact, rounding=course.rounding, preference=preference, gather=course.gather
+            ),
+        )
+        compaction = Compaction(
+            course.ladder,
+            lambda batch, index: self._leave(batch, index, leg),
+            len(self.x),
+            stage.tries,
+            self.x.device,
+            frozen_leave=not course.confirmed,
+        )
+        for rows, variants, which in self._tries(stage):
+            part = share[1] / stage.tries
+            self._follow(
+                self._start(rows, variants, stage),
+                compaction,
+                leg,
+                (share[0] + part * which.start, part * len(which)),
+            )
+        if course.reduced:
+            self._again_in_fp32(compaction, leg)
+
+    def _again_in_fp32(self, compaction: Compaction, leg: Leg) -> None:
         """Attack the rows on which the driver overflowed by the exact model: it may not."""
         rows = (~self.outcome.finite & ~self.outcome.success).nonzero()[:, 0]
         if len(rows) == 0:
             return
         self.outcome.finite[rows] = True
-        self.driver, self.steps = Driver(self.exact.model), EagerSteps()
-        batches = self._start(rows, torch.zeros_like(rows), targets)
-        self._follow(batches, compaction, (1.0, 0.0))
+        usual = self.driver, self.steps
+        self.driver, self.steps = self.exact.as_driver(), EagerSteps()
+        batches = self._start(rows, torch.zeros_like(rows), leg.stage)
+        self._follow(batches, compaction, leg, (1.0, 0.0))
+        self.driver, self.steps = usual
 
-    def _aim(self) -> Tensor | None:
-        """(N, T) classes that each row is aimed at, one after the other; None aims at none."""
-        attack, rows = self.course.attack, self.rows
-        if rows.targets is None and attack.target is None and not attack.num_targets:
-            if not self.course.same_model:
-                self._know_clean()
-            return None
+    def _spare(self) -> int:
+        """Leave the rows whose clean images reach the goal as they are; how many those are."""
         clean = self._know_clean()
-        if attack.num_targets and rows.targets is None:
+        attack, rows = self.course.attack, self.rows
+        goal = Goal(y=self.labels, targeted=False)
+        if rows.targets is not None or attack.target is not None:
+            (aims,) = self._targets(attack).unbind(1)
+            goal = Goal(y=aims, targeted=True, confidence=attack.confidence)
+        self.outcome.success |= goal.reached(clean)
+        return int(self.outcome.success.sum())
+
+    def _stage(self, attack: Attack) -> Stage:
+        given, aimed = self.rows.targets is not None, attack.target is not None
+        many = attack.num_targets > 0 and not given
+        targets = self._targets(attack) if given or aimed or many else None
+        if targets is None and not self.course.same_model:
+            self._know_clean()
+        if targets is not None and not many:
+            self.aims = targets[:, 0]
+        return Stage(
+            attack=attack, targets=targets, many=many, seed=self.course.seed, start=self.tries
+        )
+
+    def _targets(self, attack: Attack) -> Tensor:
+        """(N, T) classes that each row is aimed at, one after the other."""
+        rows, clean = self.rows, self._know_clean()
+        if rows.targets is not None:
+            targets = rows.targets.to(self.x.device)
+            check_targets(targets, self.labels, clean.shape[1])
+            return targets[:, None]
+        if attack.num_targets:
             return likeliest_targets(attack.num_targets, self.labels, clean)
-        if rows.targets is None:
-            assert attack.target is not None
-            return choose_targets(attack.target, self.labels, clean, self.ids, self.course.seed)[
-                :, None
-            ]
-        targets = rows.targets.to(self.x.device)
-        check_targets(targets, self.labels, clean.shape[1])
-        return targets[:, None]
+        assert attack.target is not None
+        aims = choose_targets(attack.target, self.labels, clean, self.ids, self.course.seed)
+        return aims[:, None]
 
-    @property
-    def _many_targets(self) -> bool:
-        return self.course.attack.num_targets > 0 and self.rows.targets is None
-
-    def _tries(self, tries: int) -> Iterator[tuple[Tensor, Tensor, range]]:
+    def _tries(self, stage: Stage) -> Iterator[tuple[Tensor, Tensor, range]]:
         """Rows and variants that go together, and which those are: first every row once.
 
         The first try ends most rows of a weak model; what is left is too few to fill batches by
         itself, so the other tries of it go side by side.
         """
-        rows = torch.arange(len(self.x), device=self.x.device)
-        yield rows, torch.zeros_like(rows), range(1)
+        rows = self._standing(stage)
         variant = 1
-        while variant < tries:
-            if self.course.compaction:
-                rows = (~self.outcome.success).nonzero()[:, 0]
-                if len(rows) == 0:
-                    return
-            together = min(max(1, len(self.x) // len(rows)), tries - variant)
+        if len(rows):
+            yield rows, torch.zeros_like(rows), range(1)
+        while variant < stage.tries:
+            rows = self._standing(stage)
+            if len(rows) == 0:
+                return
+            together = min(max(1, len(self.x) // len(rows)), stage.tries - variant)
             variants = torch.arange(variant, variant + together, device=rows.device)
             side_by_side = range(variant, variant + together)
             yield rows.repeat(together), variants.repeat_interleave(len(rows)), side_by_side
             variant += together
 
-    def _start(self, rows: Tensor, variants: Tensor, targets: Tensor | None) -> list[Batch]:
+    def _standing(self, stage: Stage) -> Tensor:
+        """(R,) the rows that are to be tried."""
+        over = self.outcome.spared
+        if self.course.compaction and not stage.attack.minimizes:
+            over = self.outcome.success
+        return (~over).nonzero()[:, 0]
+
+    def _start(self, rows: Tensor, variants: Tensor, stage: Stage) -> list[Batch]:
         start, batches = 0, []
         for number, size in self.course.ladder.start(len(rows)):
             place = torch.arange(size, device=rows.device)
             index = start + place % number
-            batches.append(self._batch(rows[index], variants[index], place < number, targets))
+            real = place < number
+            batches.append(
+                stage.batch(self.x, self.labels, self.ids, rows[index], variants[index], real)
+            )
             start += number
         return batches
 
-    def _batch(self, rows: Tensor, variants: Tensor, real: Tensor, targets: Tensor | None) -> Batch:
-        labels, aims = self.labels[rows], None
-        if targets is not None:
-            aims = targets[rows, variants % targets.shape[1]]
-        goal = Goal(y=labels, targeted=False)
-        if aims is not None and not self._many_targets:
-            goal = Goal(y=aims, targeted=True, confidence=self.course.attack.confidence)
-        problem = Problem(
-            x=self.x[rows],
-            y=labels if aims is None else aims,
-            sample_ids=self.ids[rows] + (variants << VARIANT_BIT),
-            seed=self.course.seed,
-            targeted=aims is not None,
-        )
-        return Batch(
-            problem=problem,
-            goal=goal,
-            state=self.course.attack.init(problem),
-            kept=Kept.nothing(problem.x),
-            rows=rows,
-            variants=variants,
-            real=real,
-            aligned=not self._many_targets,
-        )
-
     def _follow(
-        self, batches: list[Batch], compaction: Compaction, share: tuple[float, float]
+        self, batches: list[Batch], compaction: Compaction, leg: Leg, share: tuple[float, float]
     ) -> None:
         """Run the attack's program on the batches, side by side.
 
         `share` is the part of the work that was done before, and the part that this is.
         """
         course, taken = self.course, 0
-        plan = course.attack.plan()
+        plan = leg.stage.attack.plan()
         steps = sum(times for _, times in plan)
-        first = course.first and not course.doubtful  # a claim that may not hold is improved
         for step, times in plan:
             done = 0
             while done < times and batches:
                 number = min(course.check_every, times - done)
                 for batch in batches:
-                    query = EngineQuery(self.driver, batch, first=first)
+                    query = EngineQuery(self.driver, batch, preference=leg.preference)
                     self.steps.advance(step, query, number)
                     self._note_clean(query)
                 done, taken = done + number, taken + number
                 self.tick(share[0] + share[1] * taken / (steps + 1))
-                self._retire(batches)
+                self._retire(batches, leg)
                 if course.compaction:
                     batches = compaction.pack(batches)
         for batch in batches:
-            self._finish(batch, first)
+            self._finish(batch, leg)
 
-    def _retire(self, batches: list[Batch]) -> None:
+    def _retire(self, batches: list[Batch], leg: Leg) -> None:
         """Look at what is done, where that can end the attack on a row."""
+        if leg.stage.attack.minimizes:
+            return
         if self.course.first and self.course.confirmed:
-            self.confirmation.confirm(batches)
+            leg.confirmation.confirm(batches)
         elif self.course.compaction:
             for batch in batches:
                 batch.kept.confirmed.copy_(batch.kept.success)
 
-    def _finish(self, batch: Batch, first: bool) -> None:
-        EngineQuery(self.driver, batch, first=first).logits(batch.state.x)
+    def _leave(self, batch: Batch, index: Tensor, leg: Leg) -> None:
+        """Rows of a batch that are done."""
+        going = take_rows(batch, index)
+        unjudged = ~going.kept.confirmed
+        if not leg.stage.attack.minimizes:  # another try may have fallen: nobody asks about this
+            done = going.state.done
+            unjudged = unjudged & done if done is not None else torch.zeros_like(unjudged)
+        self._judge(take_rows(going, unjudged.nonzero()[:, 0]), leg)
+        self._settle(going, ~unjudged, leg)
+
+    def _finish(self, batch: Batch, leg: Leg) -> None:
+        EngineQuery(self.driver, batch, preference=leg.preference).logits(batch.state.x)
+        self._judge(batch, leg)
+
+    def _judge(self, batch: Batch, leg: Leg) -> None:
+        """Take what is kept of a batch whose attack is over, as the exact model sees it."""
         if not self.course.confirmed:
             batch.kept.confirmed.copy_(batch.kept.success)
         else:
             kept = batch.kept
             open_ = batch.real & ~kept.confirmed & (kept.success | self.course.doubtful)
-            self.outcome.settle(batch, (batch.real & ~open_).nonzero()[:, 0])
-            batch = self.confirmation.settle(take_rows(batch, open_.nonzero()[:, 0]))
-        self.outcome.settle(batch, batch.real.nonzero()[:, 0])
+            self._settle(batch, ~open_, leg)
+            batch = leg.confirmation.settle(take_rows(batch, open_.nonzero()[:, 0]))
+        self._settle(batch, batch.real, leg)
+
+    def _settle(self, batch: Batch, which: Tensor, leg: Leg) -> None:
+        index = (batch.real & which).nonzero()[:, 0]
+        self.outcome.settle(batch, index, start=leg.stage.start, nearest=leg.preference.nearest)
 
     def _note_clean(self, query: EngineQuery) -> None:
         """Remember clean logits that the attack has paid for."""
@@ -266,17 +342,16 @@ class Wave:
             check_clean(self.clean_logits, self.ids)
         return self.clean_logits
 
-    def _result(self, targets: Tensor | None) -> AttackResult:
+    def _result(self) -> AttackResult:
         home, out = self.rows.images.device, self.outcome
         clean = self._know_clean()
         untouched = (out.score == -torch.inf)[:, None]
         logits = clean if out.logits is None else torch.where(untouched, clean, out.logits)
-        aimed = targets is not None and not self._many_targets
         return AttackResult(
             clean=self.rows.images,
             adv=out.adv.to(home),
             labels=self.rows.labels,
-            targets=targets[:, 0].to(home) if aimed and targets is not None else None,
+            targets=None if self.aims is None else self.aims.to(home),
             sample_ids=self.rows.sample_ids,
             success=out.success.to(home),
             clean_correct=(clean.argmax(1) == self.labels).to(home),
@@ -292,3 +367,9 @@ class Wave:
             batch_size=self.course.ladder.top,
             peak_memory=0,
         )
+
+
+def _length(attack: Attack) -> int:
+    """Steps of an attack, of all the tries that are known before it starts."""
+    tries = attack.num_restarts * max(1, attack.num_targets)
+    return tries * sum(times for _, times in attack.plan())

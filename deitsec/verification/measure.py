@@ -12,8 +12,8 @@ from deitsec import ops
 from deitsec.attacks import Attack
 from deitsec.data import DataSource, to_float
 from deitsec.engine import AttackResult, Engine
-from deitsec.engine.goal import Goal
 from deitsec.engine.guard import attack_mode
+from deitsec.types import Goal
 from deitsec.verification.gallery import Gallery, Reread
 
 _CHUNK = 512  # rows whose images are in memory at once

@@ -1,39 +1,9 @@
-"""What counts as success, and who is aimed at."""
-
-from dataclasses import dataclass
+"""Who is aimed at."""
 
 import torch
 from torch import Tensor
 
 from deitsec import ops
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Goal:
-    """The aim of an attack on a chunk of rows.
-
-    Untargeted is denial of service: the true class does not win. Targeted is impersonation: the
-    target wins, with at least the asked confidence.
-
-    Attributes:
-        y: (B,) int64, the target if targeted, else the label.
-        targeted: which of the two.
-        confidence: least softmax of the target.
-    """
-
-    y: Tensor
-    targeted: bool
-    confidence: float = 0.0
-
-    def reached(self, logits: Tensor, predicted: Tensor) -> Tensor:
-        """(B,) bool: whether the goal is reached at these logits (B, K)."""
-        if not self.targeted:
-            return predicted != self.y
-        won = predicted == self.y
-        if self.confidence > 0:
-            probability = logits.float().softmax(1).gather(1, self.y[:, None])[:, 0]
-            won = won & (probability >= self.confidence)
-        return won
 
 
 def choose_targets(

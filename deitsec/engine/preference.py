@@ -1,0 +1,47 @@
+"""Which of a row's images is kept."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deitsec import ops
+from deitsec.types import NORMS, Norm
+
+_ROUNDING = 1e-6  # of a radius: what fp32 is off by in a distance
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preference:
+    """A success before a failure; of two alike the one of higher loss, or the nearer success.
+
+    Attributes:
+        first: whether the first success is kept, whatever comes after.
+        nearest: whether a success is better the nearer it is to the clean image.
+        norm: in which distances are measured.
+        radius: distance beyond which a success does not count; None counts any. What stays in its
+            ball by itself needs none.
+    """
+
+    first: bool
+    nearest: bool = False
+    norm: Norm | None = None
+    radius: float | None = None
+
+    def of(self, success: Tensor, score: Tensor, x: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Success and score of each row, as they count.
+
+        Args:
+            success: (B,) bool, the goal is reached at `x`.
+            score: (B,) the loss, NaN where `x` is not to be kept.
+            x: (B, C, H, W).
+            clean: (B, C, H, W).
+        """
+        if self.norm is None or not (self.nearest or self.radius is not None):
+            return success, score
+        distance = ops.row_norms(x, clean)[NORMS.index(self.norm)].to(score.dtype)
+        if self.radius is not None:
+            success = success & (distance <= self.radius * (1 + _ROUNDING))
+        if self.nearest:
+            score = torch.where(success, -distance, score)
+        return success, score
