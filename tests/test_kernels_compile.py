@@ -69,6 +69,8 @@ def calls() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
         for name in ("track_best", "track_best_"):
             yield name, case, (images, wins, scores, images, wins, scores, True)
         yield "random_start", case, (images, ids, 0.1, -5, 1)
+        planes = images.view(2, 3, 224, 224) if size == 3 * 224**2 else images[:, None, None, :]
+        yield "square_window", case, (planes, planes, ids, ids, 1, 0.1, -5, 1)
         if size < 1 << 32:
             yield "row_norms", case, (images, images)
             yield "row_norms", f"{case}-short", (images[:, :3072], images[:, :3072])

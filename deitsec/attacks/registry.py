@@ -13,9 +13,11 @@ from deitsec.attacks.mifgsm import MIFGSM
 from deitsec.attacks.pgd import PGD
 from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
+from deitsec.attacks.square import Square
+from deitsec.attacks.square_l2 import SquareL2
 
 ATTACKS: dict[str, type[Attack]] = {
-    cls.name: cls for cls in (FGSM, BIM, ILLC, PGD, PGDL2, PGDL1, MIFGSM)
+    cls.name: cls for cls in (FGSM, BIM, ILLC, PGD, PGDL2, PGDL1, MIFGSM, Square, SquareL2)
 }
 
 
