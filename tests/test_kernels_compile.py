@@ -36,6 +36,7 @@ TYPES = {
     torch.uint8: "*u8",
     torch.int64: "*i64",
     torch.bool: "*i1",
+    torch.float64: "*fp64",
 }
 MODULES = {
     module.name: importlib.import_module(f"deitsec.kernels.{module.name}")
@@ -72,6 +73,7 @@ def calls() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
         planes = images.view(2, 3, 224, 224) if size == 3 * 224**2 else images[:, None, None, :]
         yield "square_window", case, (planes, planes, ids, ids, 1, 0.1, -5, 1)
         if size < 1 << 32:
+            yield "saliency_pair", case, (images, images, images > 0)
             yield "row_norms", case, (images, images)
             yield "row_norms", f"{case}-short", (images[:, :3072], images[:, :3072])
             steps = (
