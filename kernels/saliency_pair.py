@@ -6,6 +6,7 @@ O(n^2) comparisons in O(n) memory: 1.1e10 a row of 150,528 features, each a few 
 # Triton reads the kernels in its own way, which Python's types do not describe.
 # pyright: reportCallIssue=false, reportArgumentType=false
 # pyright: reportAssignmentType=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false
 
 import torch
 import triton

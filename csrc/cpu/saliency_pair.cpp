@@ -243,7 +243,8 @@ class Search {
     const Node &a = nodes_[one], &b = nodes_[other];
     const double corner = worth(a.most_rise + b.most_rise, a.most_fall + b.most_fall);
     const double along = a.along + b.along;
-    if (corner < 0.0 || !std::isfinite(along)) return corner;
+    // a sum that overflows is more than the line knows of
+    if (corner < 0.0 || !std::isfinite(corner) || !std::isfinite(along)) return corner;
     const double low = static_cast<double>(a.least_rise) + b.least_rise;
     const double high = static_cast<double>(a.most_rise) + b.most_rise;
     const double rise = std::clamp(along / (2.0 * slope_), low, std::max(low, high));
