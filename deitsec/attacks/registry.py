@@ -9,6 +9,7 @@ from deitsec.attacks.attack import Attack
 from deitsec.attacks.bim import BIM
 from deitsec.attacks.fgsm import FGSM
 from deitsec.attacks.illc import ILLC
+from deitsec.attacks.jsma import JSMA
 from deitsec.attacks.mifgsm import MIFGSM
 from deitsec.attacks.pgd import PGD
 from deitsec.attacks.pgd_l1 import PGDL1
@@ -17,7 +18,7 @@ from deitsec.attacks.square import Square
 from deitsec.attacks.square_l2 import SquareL2
 
 ATTACKS: dict[str, type[Attack]] = {
-    cls.name: cls for cls in (FGSM, BIM, ILLC, PGD, PGDL2, PGDL1, MIFGSM, Square, SquareL2)
+    cls.name: cls for cls in (FGSM, BIM, ILLC, JSMA, PGD, PGDL2, PGDL1, MIFGSM, Square, SquareL2)
 }
 
 
