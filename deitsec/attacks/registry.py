@@ -7,15 +7,36 @@ from typing import Any
 
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.bim import BIM
+from deitsec.attacks.difgsm import DIFGSM
 from deitsec.attacks.fgsm import FGSM
 from deitsec.attacks.illc import ILLC
 from deitsec.attacks.mifgsm import MIFGSM
+from deitsec.attacks.nifgsm import NIFGSM
 from deitsec.attacks.pgd import PGD
 from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
+from deitsec.attacks.rfgsm import RFGSM
+from deitsec.attacks.sinifgsm import SINIFGSM
+from deitsec.attacks.tifgsm import TIFGSM
+from deitsec.attacks.vmifgsm import VMIFGSM
 
 ATTACKS: dict[str, type[Attack]] = {
-    cls.name: cls for cls in (FGSM, BIM, ILLC, PGD, PGDL2, PGDL1, MIFGSM)
+    cls.name: cls
+    for cls in (
+        BIM,
+        DIFGSM,
+        FGSM,
+        ILLC,
+        MIFGSM,
+        NIFGSM,
+        PGD,
+        PGDL1,
+        PGDL2,
+        RFGSM,
+        SINIFGSM,
+        TIFGSM,
+        VMIFGSM,
+    )
 }
 
 
