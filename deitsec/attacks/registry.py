@@ -5,6 +5,7 @@ import difflib
 import fnmatch
 from typing import Any
 
+from deitsec.attacks.apgd import APGD
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.bim import BIM
 from deitsec.attacks.fgsm import FGSM
@@ -15,7 +16,7 @@ from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
 
 ATTACKS: dict[str, type[Attack]] = {
-    cls.name: cls for cls in (FGSM, BIM, ILLC, PGD, PGDL2, PGDL1, MIFGSM)
+    cls.name: cls for cls in (FGSM, BIM, ILLC, PGD, PGDL2, PGDL1, MIFGSM, APGD)
 }
 
 
