@@ -68,6 +68,9 @@ def calls() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
         wins, scores = meta(2, dtype=torch.bool), meta(2)
         for name in ("track_best", "track_best_"):
             yield name, case, (images, wins, scores, images, wins, scores, True)
+        six, flags = (images,) * 6, (wins, wins, scores)
+        for name in ("apgd_step", "apgd_step_"):
+            yield name, case, (*six, *flags, 0.75, 0.2)
         yield "random_start", case, (images, ids, 0.1, -5, 1)
         if size < 1 << 32:
             yield "row_norms", case, (images, images)

@@ -33,7 +33,10 @@ OPS = {
     for name, op in ops.list_ops().items()
     if any(backend.name == "triton" for backend in op.backends)
 }
-BITWISE_IN_FP32 = ("linf_step", "linf_step_", "random_start", "track_best", "track_best_")
+BITWISE_IN_FP32 = (
+    *("apgd_step", "apgd_step_", "linf_step", "linf_step_"),
+    *("random_start", "track_best", "track_best_"),
+)
 GUARD = 64
 # one size that is held whole, and one that is swept in chunks
 BOTH_PATHS = (33, 20011)

@@ -5,6 +5,7 @@ import difflib
 import fnmatch
 from typing import Any
 
+from deitsec.attacks.apgd import APGD
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.bim import BIM
 from deitsec.attacks.difgsm import DIFGSM
@@ -23,6 +24,7 @@ from deitsec.attacks.vmifgsm import VMIFGSM
 ATTACKS: dict[str, type[Attack]] = {
     cls.name: cls
     for cls in (
+        APGD,
         BIM,
         DIFGSM,
         FGSM,
