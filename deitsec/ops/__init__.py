@@ -1,6 +1,7 @@
 """Fused operations: one a file, each with its meaning in PyTorch and its faster backends."""
 
 from deitsec.ops._op import BackendUnavailableError, Op, backend_in_use, list_ops, use
+from deitsec.ops.adam_tanh_step import adam_tanh_step, adam_tanh_step_
 from deitsec.ops.classification_loss import classification_loss
 from deitsec.ops.cross_entropy_loss import cross_entropy_loss
 from deitsec.ops.distillation_loss import distillation_loss, distillation_rows
@@ -20,6 +21,8 @@ from deitsec.ops.track_best import track_best, track_best_
 __all__ = [
     "BackendUnavailableError",
     "Op",
+    "adam_tanh_step",
+    "adam_tanh_step_",
     "backend_in_use",
     "classification_loss",
     "cross_entropy_loss",
