@@ -73,6 +73,9 @@ def calls() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
             yield name, case, (*six, *flags, 0.75, 0.2)
         yield "random_start", case, (images, ids, 0.1, -5, 1)
         if size < 1 << 32:
+            wide = meta(2, size)
+            for name in ("adam_tanh_step", "adam_tanh_step_"):
+                yield name, case, (wide, wide, wide, images, images, scores, ids, 0.01, 1.0)
             yield "row_norms", case, (images, images)
             yield "row_norms", f"{case}-short", (images[:, :3072], images[:, :3072])
             steps = (

@@ -293,7 +293,9 @@ def step_arguments(rows: int, elements: int) -> dict[str, tuple[Any, ...]]:
     x0, grad = make.images(rows, elements), make.normal(rows, elements)
     x = (x0 + make.normal(rows, elements, scale=0.02)).clamp(0, 1)
     k, momentum = make.labels(rows, elements) + 1, make.normal(rows, elements, scale=1e-4)
+    scale, count = make.normal(rows), 7 * torch.arange(rows)
     return {
+        "adam_tanh_step": (grad, momentum, momentum**2, grad, x0, scale, count, 0.01, 1.0),
         "l2_step": (x, grad, x0, 1.0, 2.0),
         "l1_step": (x, grad, x0, k, 24.0, 12.0),
         "l1_projection": (x + grad, x0, 12.0),

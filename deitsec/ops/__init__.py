@@ -2,6 +2,7 @@
 
 from deitsec.ops._op import BackendUnavailableError, Op, backend_in_use, list_ops, use
 from deitsec.ops.apgd_step import apgd_step, apgd_step_
+from deitsec.ops.adam_tanh_step import adam_tanh_step, adam_tanh_step_
 from deitsec.ops.classification_loss import classification_loss
 from deitsec.ops.cross_entropy_loss import cross_entropy_loss
 from deitsec.ops.distillation_loss import distillation_loss, distillation_rows
@@ -23,6 +24,8 @@ __all__ = [
     "Op",
     "apgd_step",
     "apgd_step_",
+    "adam_tanh_step",
+    "adam_tanh_step_",
     "backend_in_use",
     "classification_loss",
     "cross_entropy_loss",
