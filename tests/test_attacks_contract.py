@@ -157,8 +157,6 @@ def test_no_row_falls_that_cannot_and_every_row_does_that_is_well_within_reach(n
         assert result.success[easy].all()
 
 
-
-
 @pytest.mark.parametrize(
     ("attack", "dual"),
     [

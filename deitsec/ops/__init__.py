@@ -1,8 +1,8 @@
 """Fused operations: one a file, each with its meaning in PyTorch and its faster backends."""
 
 from deitsec.ops._op import BackendUnavailableError, Op, backend_in_use, list_ops, use
-from deitsec.ops.apgd_step import apgd_step, apgd_step_
 from deitsec.ops.adam_tanh_step import adam_tanh_step, adam_tanh_step_
+from deitsec.ops.apgd_step import apgd_step, apgd_step_
 from deitsec.ops.classification_loss import classification_loss
 from deitsec.ops.cross_entropy_loss import cross_entropy_loss
 from deitsec.ops.distillation_loss import distillation_loss, distillation_rows
@@ -22,10 +22,10 @@ from deitsec.ops.track_best import track_best, track_best_
 __all__ = [
     "BackendUnavailableError",
     "Op",
-    "apgd_step",
-    "apgd_step_",
     "adam_tanh_step",
     "adam_tanh_step_",
+    "apgd_step",
+    "apgd_step_",
     "backend_in_use",
     "classification_loss",
     "cross_entropy_loss",
