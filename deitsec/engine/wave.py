@@ -331,7 +331,7 @@ class Wave:
         check_clean(logits, query.batch.problem.sample_ids)
         if self.clean_logits is None:
             self.clean_logits = logits.new_full((len(self.x), logits.shape[1]), torch.nan)
-        self.clean_logits[query.batch.rows] = logits
+        self.clean_logits[query.batch.rows] = logits.to(self.clean_logits.dtype)
 
     def _know_clean(self) -> Tensor:
         """(N, K) logits at the clean images; a forward pass only where none was made there yet."""
