@@ -9,6 +9,7 @@ from deitsec.attacks.apgd import APGD
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.bim import BIM
 from deitsec.attacks.difgsm import DIFGSM
+from deitsec.attacks.fab import FAB, FABL1, FABL2
 from deitsec.attacks.fgsm import FGSM
 from deitsec.attacks.illc import ILLC
 from deitsec.attacks.mifgsm import MIFGSM
@@ -27,6 +28,9 @@ ATTACKS: dict[str, type[Attack]] = {
         APGD,
         BIM,
         DIFGSM,
+        FAB,
+        FABL1,
+        FABL2,
         FGSM,
         ILLC,
         MIFGSM,

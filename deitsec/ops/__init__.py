@@ -7,6 +7,8 @@ from deitsec.ops.classification_loss import classification_loss
 from deitsec.ops.cross_entropy_loss import cross_entropy_loss
 from deitsec.ops.distillation_loss import distillation_loss, distillation_rows
 from deitsec.ops.dlr_loss import dlr_loss
+from deitsec.ops.fab_projection import fab_projection
+from deitsec.ops.fab_step import fab_step
 from deitsec.ops.l1_projection import l1_projection
 from deitsec.ops.l1_step import l1_step, l1_step_
 from deitsec.ops.l2_step import l2_step, l2_step_
@@ -32,6 +34,8 @@ __all__ = [
     "distillation_loss",
     "distillation_rows",
     "dlr_loss",
+    "fab_projection",
+    "fab_step",
     "grey_levels",
     "l1_projection",
     "l1_step",
