@@ -72,6 +72,8 @@ def calls() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
         for name in ("apgd_step", "apgd_step_"):
             yield name, case, (*six, *flags, 0.75, 0.2)
         yield "random_start", case, (images, ids, 0.1, -5, 1)
+        planes = images.view(2, 3, 224, 224) if size == 3 * 224**2 else images[:, None, None, :]
+        yield "square_window", case, (planes, planes, ids, ids, 1, 0.1, -5, 1)
         if size < 1 << 32:
             wide = meta(2, size)
             for name in ("adam_tanh_step", "adam_tanh_step_"):

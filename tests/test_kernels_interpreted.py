@@ -36,6 +36,12 @@ OPS = {
 BITWISE_IN_FP32 = (
     *("apgd_step", "apgd_step_", "linf_step", "linf_step_"),
     *("random_start", "track_best", "track_best_"),
+    "linf_step",
+    "linf_step_",
+    "random_start",
+    "square_window",
+    "track_best",
+    "track_best_",
 )
 GUARD = 64
 # one size that is held whole, and one that is swept in chunks

@@ -20,6 +20,7 @@ BITWISE = {
     "random_start": DTYPES,
     "track_best": DTYPES,
     "quantize_uint8": DTYPES,
+    "square_window": DTYPES,
 }
 
 

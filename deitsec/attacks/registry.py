@@ -19,6 +19,8 @@ from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
 from deitsec.attacks.rfgsm import RFGSM
 from deitsec.attacks.sinifgsm import SINIFGSM
+from deitsec.attacks.square import Square
+from deitsec.attacks.square_l2 import SquareL2
 from deitsec.attacks.tifgsm import TIFGSM
 from deitsec.attacks.vmifgsm import VMIFGSM
 
@@ -40,6 +42,8 @@ ATTACKS: dict[str, type[Attack]] = {
         PGDL2,
         RFGSM,
         SINIFGSM,
+        Square,
+        SquareL2,
         TIFGSM,
         VMIFGSM,
     )
