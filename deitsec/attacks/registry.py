@@ -6,6 +6,8 @@ import fnmatch
 from typing import Any
 
 from deitsec.attacks.apgd import APGD
+from deitsec.attacks.apgd_l1 import APGDL1
+from deitsec.attacks.apgd_l2 import APGDL2
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.bim import BIM
 from deitsec.attacks.fgsm import FGSM
@@ -16,7 +18,7 @@ from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
 
 ATTACKS: dict[str, type[Attack]] = {
-    cls.name: cls for cls in (FGSM, BIM, ILLC, PGD, PGDL2, PGDL1, MIFGSM, APGD)
+    cls.name: cls for cls in (FGSM, BIM, ILLC, PGD, PGDL2, PGDL1, MIFGSM, APGD, APGDL2, APGDL1)
 }
 
 
