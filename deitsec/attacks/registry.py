@@ -6,6 +6,8 @@ import fnmatch
 from typing import Any
 
 from deitsec.attacks.apgd import APGD
+from deitsec.attacks.apgd_l1 import APGDL1
+from deitsec.attacks.apgd_l2 import APGDL2
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.bim import BIM
 from deitsec.attacks.difgsm import DIFGSM
@@ -28,6 +30,8 @@ ATTACKS: dict[str, type[Attack]] = {
     cls.name: cls
     for cls in (
         APGD,
+        APGDL1,
+        APGDL2,
         BIM,
         DIFGSM,
         FAB,
