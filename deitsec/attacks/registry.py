@@ -10,6 +10,7 @@ from deitsec.attacks.apgd_l1 import APGDL1
 from deitsec.attacks.apgd_l2 import APGDL2
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.bim import BIM
+from deitsec.attacks.cw import CW
 from deitsec.attacks.difgsm import DIFGSM
 from deitsec.attacks.fab import FAB, FABL1, FABL2
 from deitsec.attacks.fgsm import FGSM
@@ -33,6 +34,7 @@ ATTACKS: dict[str, type[Attack]] = {
         APGDL1,
         APGDL2,
         BIM,
+        CW,
         DIFGSM,
         FAB,
         FABL1,
