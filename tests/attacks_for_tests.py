@@ -13,7 +13,12 @@ UNTARGETED = [name for name in EVERY if ATTACKS[name].traits.untargeted]
 TARGETED = [name for name in EVERY if ATTACKS[name].traits.targeted]
 
 # fewer steps or queries than the defaults, which are for real models
-_LIGHT: dict[str, dict[str, object]] = {}
+_LIGHT: dict[str, dict[str, object]] = {
+    "hopskipjump": {"max_queries": 800, "start_queries": 100},
+    "nes": {"steps": 10, "samples": 20},
+    "spsa": {"steps": 20, "samples": 20},
+    "hopskipjump_linf": {"max_queries": 800, "start_queries": 100},
+}
 
 
 def light(name: str, *, eps: float | None = None, **options: object) -> Attack:

@@ -8,14 +8,30 @@ from typing import Any
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.bim import BIM
 from deitsec.attacks.fgsm import FGSM
+from deitsec.attacks.hopskipjump import HopSkipJump, HopSkipJumpLinf
 from deitsec.attacks.illc import ILLC
 from deitsec.attacks.mifgsm import MIFGSM
+from deitsec.attacks.nes import NES
 from deitsec.attacks.pgd import PGD
 from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
+from deitsec.attacks.spsa import SPSA
 
 ATTACKS: dict[str, type[Attack]] = {
-    cls.name: cls for cls in (FGSM, BIM, ILLC, PGD, PGDL2, PGDL1, MIFGSM)
+    cls.name: cls
+    for cls in (
+        FGSM,
+        BIM,
+        ILLC,
+        PGD,
+        PGDL2,
+        PGDL1,
+        MIFGSM,
+        HopSkipJump,
+        HopSkipJumpLinf,
+        SPSA,
+        NES,
+    )
 }
 
 
