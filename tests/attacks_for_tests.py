@@ -20,6 +20,10 @@ _LIGHT: dict[str, dict[str, object]] = {
     "fab_l2": {"steps": 20},
     "square": {"n_queries": 300},
     "square_l2": {"n_queries": 300},
+    "hopskipjump": {"max_queries": 800, "start_queries": 100},
+    "nes": {"steps": 10, "samples": 20},
+    "spsa": {"steps": 20, "samples": 20},
+    "hopskipjump_linf": {"max_queries": 800, "start_queries": 100},
 }
 
 

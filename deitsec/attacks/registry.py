@@ -14,14 +14,17 @@ from deitsec.attacks.cw import CW
 from deitsec.attacks.difgsm import DIFGSM
 from deitsec.attacks.fab import FAB, FABL1, FABL2
 from deitsec.attacks.fgsm import FGSM
+from deitsec.attacks.hopskipjump import HopSkipJump, HopSkipJumpLinf
 from deitsec.attacks.illc import ILLC
 from deitsec.attacks.mifgsm import MIFGSM
+from deitsec.attacks.nes import NES
 from deitsec.attacks.nifgsm import NIFGSM
 from deitsec.attacks.pgd import PGD
 from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
 from deitsec.attacks.rfgsm import RFGSM
 from deitsec.attacks.sinifgsm import SINIFGSM
+from deitsec.attacks.spsa import SPSA
 from deitsec.attacks.square import Square
 from deitsec.attacks.square_l2 import SquareL2
 from deitsec.attacks.tifgsm import TIFGSM
@@ -40,14 +43,18 @@ ATTACKS: dict[str, type[Attack]] = {
         FABL1,
         FABL2,
         FGSM,
+        HopSkipJump,
+        HopSkipJumpLinf,
         ILLC,
         MIFGSM,
+        NES,
         NIFGSM,
         PGD,
         PGDL1,
         PGDL2,
         RFGSM,
         SINIFGSM,
+        SPSA,
         Square,
         SquareL2,
         TIFGSM,
