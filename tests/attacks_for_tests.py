@@ -13,7 +13,10 @@ UNTARGETED = [name for name in EVERY if ATTACKS[name].traits.untargeted]
 TARGETED = [name for name in EVERY if ATTACKS[name].traits.targeted]
 
 # fewer steps or queries than the defaults, which are for real models
-_LIGHT: dict[str, dict[str, object]] = {}
+_LIGHT: dict[str, dict[str, object]] = {
+    "fooling": {"confidence": 0.0, "steps": 50},
+    "fooling_lookalike": {"steps": 80},
+}
 
 
 def light(name: str, *, eps: float | None = None, **options: object) -> Attack:

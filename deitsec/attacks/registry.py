@@ -8,6 +8,8 @@ from typing import Any
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.bim import BIM
 from deitsec.attacks.fgsm import FGSM
+from deitsec.attacks.fooling import Fooling
+from deitsec.attacks.fooling_lookalike import FoolingLookalike
 from deitsec.attacks.illc import ILLC
 from deitsec.attacks.mifgsm import MIFGSM
 from deitsec.attacks.pgd import PGD
@@ -15,7 +17,7 @@ from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
 
 ATTACKS: dict[str, type[Attack]] = {
-    cls.name: cls for cls in (FGSM, BIM, ILLC, PGD, PGDL2, PGDL1, MIFGSM)
+    cls.name: cls for cls in (BIM, FGSM, Fooling, FoolingLookalike, ILLC, MIFGSM, PGD, PGDL1, PGDL2)
 }
 
 
