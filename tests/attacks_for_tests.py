@@ -24,6 +24,8 @@ _LIGHT: dict[str, dict[str, object]] = {
     "nes": {"steps": 10, "samples": 20},
     "spsa": {"steps": 20, "samples": 20},
     "hopskipjump_linf": {"max_queries": 800, "start_queries": 100},
+    "fooling": {"confidence": 0.0, "steps": 50},
+    "fooling_lookalike": {"steps": 80},
 }
 
 

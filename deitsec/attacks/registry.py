@@ -14,6 +14,8 @@ from deitsec.attacks.cw import CW
 from deitsec.attacks.difgsm import DIFGSM
 from deitsec.attacks.fab import FAB, FABL1, FABL2
 from deitsec.attacks.fgsm import FGSM
+from deitsec.attacks.fooling import Fooling
+from deitsec.attacks.fooling_lookalike import FoolingLookalike
 from deitsec.attacks.hopskipjump import HopSkipJump, HopSkipJumpLinf
 from deitsec.attacks.illc import ILLC
 from deitsec.attacks.mifgsm import MIFGSM
@@ -43,6 +45,8 @@ ATTACKS: dict[str, type[Attack]] = {
         FABL1,
         FABL2,
         FGSM,
+        Fooling,
+        FoolingLookalike,
         HopSkipJump,
         HopSkipJumpLinf,
         ILLC,
