@@ -6,16 +6,33 @@ import fnmatch
 from typing import Any
 
 from deitsec.attacks.attack import Attack
+from deitsec.attacks.attention_pgd import AttentionPGD
 from deitsec.attacks.bim import BIM
 from deitsec.attacks.fgsm import FGSM
 from deitsec.attacks.illc import ILLC
 from deitsec.attacks.mifgsm import MIFGSM
+from deitsec.attacks.patch import Patch
+from deitsec.attacks.patch_fool import PatchFool
 from deitsec.attacks.pgd import PGD
+from deitsec.attacks.pgd_heads import PGDHeads
 from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
 
 ATTACKS: dict[str, type[Attack]] = {
-    cls.name: cls for cls in (FGSM, BIM, ILLC, PGD, PGDL2, PGDL1, MIFGSM)
+    cls.name: cls
+    for cls in (
+        AttentionPGD,
+        BIM,
+        FGSM,
+        ILLC,
+        MIFGSM,
+        Patch,
+        PatchFool,
+        PGD,
+        PGDHeads,
+        PGDL1,
+        PGDL2,
+    )
 }
 
 
