@@ -343,7 +343,7 @@ class Wave:
         return self.clean_logits
 
     def _result(self) -> AttackResult:
-        home, out = self.rows.images.device, self.outcome
+        home, out, attack = self.rows.images.device, self.outcome, self.course.attack
         clean = self._know_clean()
         untouched = (out.score == -torch.inf)[:, None]
         logits = clean if out.logits is None else torch.where(untouched, clean, out.logits)
@@ -360,7 +360,7 @@ class Wave:
             queries=Queries(forward=out.forwards.to(home), backward=out.backwards.to(home)),
             steps=out.steps.to(home),
             finite=out.finite.to(home),
-            driven=out.driven.to(home),
+            driven=(out.driven | out.spared | (attack.traits.needs != "gradient")).to(home),
             claims=out.claims.to(home),
             refuted=out.refuted.to(home),
             seconds=0.0,
