@@ -158,11 +158,10 @@ class Attack:
             The images as they were found, the same cut off at the radius, and whether those are
             adversarial: (B, C, H, W) twice and (B,), or lists and (E, B) for several radii.
         """
-        one = epsilons is None or isinstance(epsilons, int | float)
-        found = self._search(model, inputs, criterion, [epsilons] if one else epsilons)
+        if epsilons is None or isinstance(epsilons, int | float):
+            return self._search(model, inputs, criterion, [epsilons])[0]
+        found = self._search(model, inputs, criterion, epsilons)
         raws, clips, wins = zip(*found, strict=True)
-        if one:
-            return raws[0], clips[0], wins[0]
         return list(raws), list(clips), torch.stack(wins)
 
     def run(
