@@ -26,6 +26,7 @@ _LIGHT: dict[str, dict[str, object]] = {
     "hopskipjump_linf": {"max_queries": 800, "start_queries": 100},
     "fooling": {"confidence": 0.0, "steps": 50},
     "fooling_lookalike": {"steps": 80},
+    "tifgsm": {"kernel_size": 3},  # images have 6 pixels a side
 }
 
 
