@@ -19,7 +19,6 @@ class CWState(State):
     """Where each row is in its searches.
 
     Attributes:
-        done: (B,) bool, all searches are over.
         w: (B, C, H, W) the variable whose tanh is the image; at least fp32, as all that follows.
         m: (B, C, H, W) Adam's first moment.
         v: (B, C, H, W) Adam's second moment.
@@ -33,7 +32,6 @@ class CWState(State):
         previous: (B,) loss when it was last looked at.
     """
 
-    done: Tensor
     w: Tensor
     m: Tensor
     v: Tensor
@@ -115,6 +113,7 @@ class CW(Attack):
 
     def step(self, p: Problem, s: CWState, query: Query) -> CWState:
         """Take one iteration of each row's search, or start its next one."""
+        assert s.done is not None
         answer = query.ask(s.x, p.y, "margin")
         gap = self.kappa - p.direction * answer.loss
         loss = s.distance + s.c * gap.clamp_min(0)
