@@ -113,7 +113,6 @@ class CW(Attack):
 
     def step(self, p: Problem, s: CWState, query: Query) -> CWState:
         """Take one iteration of each row's search, or start its next one."""
-        assert s.done is not None
         answer = query.ask(s.x, p.y, "margin")
         gap = self.kappa - p.direction * answer.loss
         loss = s.distance + s.c * gap.clamp_min(0)
@@ -124,10 +123,11 @@ class CW(Attack):
         over = stuck | (s.iteration == self.steps - 1)
         # as in the paper's code, the image that ends a search does not decide over its c
         fell = s.fell | (p.goal.reached(answer.logits) & ~stuck)
-        s = self._next_const(s, over & ~s.done, fell)
+        s = self._next_const(s, over & (s.search < self.search_steps), fell)
 
         # a row that is done stays at the start, where nothing new comes of it
-        iteration = torch.where(over | s.done, 0, s.iteration + 1)
+        ended = over | (s.search == self.search_steps)
+        iteration = torch.where(ended, 0, s.iteration + 1)
         pulls = torch.where(gap > 0, -p.direction * s.c, 0)
         x, distance = ops.adam_tanh_step_(
             s.w, s.m, s.v, answer.grad, p.x, pulls, iteration, self.lr, 1.0
