@@ -8,6 +8,7 @@ from typing import Any
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.bim import BIM
 from deitsec.attacks.cw import CW
+from deitsec.attacks.cw_linf import CWLinf
 from deitsec.attacks.ddn import DDN
 from deitsec.attacks.fgsm import FGSM
 from deitsec.attacks.fmn import FMN
@@ -15,6 +16,7 @@ from deitsec.attacks.fmn_l0 import FMNL0
 from deitsec.attacks.fmn_l1 import FMNL1
 from deitsec.attacks.fmn_linf import FMNLinf
 from deitsec.attacks.illc import ILLC
+from deitsec.attacks.lbfgs import LBFGS
 from deitsec.attacks.mifgsm import MIFGSM
 from deitsec.attacks.pgd import PGD
 from deitsec.attacks.pgd_l1 import PGDL1
@@ -22,7 +24,23 @@ from deitsec.attacks.pgd_l2 import PGDL2
 
 ATTACKS: dict[str, type[Attack]] = {
     cls.name: cls
-    for cls in (BIM, CW, DDN, FGSM, FMN, FMNL0, FMNL1, FMNLinf, ILLC, MIFGSM, PGD, PGDL1, PGDL2)
+    for cls in (
+        BIM,
+        CW,
+        CWLinf,
+        DDN,
+        FGSM,
+        FMN,
+        FMNL0,
+        FMNL1,
+        FMNLinf,
+        ILLC,
+        LBFGS,
+        MIFGSM,
+        PGD,
+        PGDL1,
+        PGDL2,
+    )
 }
 
 
