@@ -12,13 +12,20 @@ from deitsec.attacks.attack import Attack
 from deitsec.attacks.attention_pgd import AttentionPGD
 from deitsec.attacks.bim import BIM
 from deitsec.attacks.cw import CW
+from deitsec.attacks.cw_linf import CWLinf
+from deitsec.attacks.ddn import DDN
 from deitsec.attacks.difgsm import DIFGSM
 from deitsec.attacks.fab import FAB, FABL1, FABL2
 from deitsec.attacks.fgsm import FGSM
+from deitsec.attacks.fmn import FMN
+from deitsec.attacks.fmn_l0 import FMNL0
+from deitsec.attacks.fmn_l1 import FMNL1
+from deitsec.attacks.fmn_linf import FMNLinf
 from deitsec.attacks.fooling import Fooling
 from deitsec.attacks.fooling_lookalike import FoolingLookalike
 from deitsec.attacks.hopskipjump import HopSkipJump, HopSkipJumpLinf
 from deitsec.attacks.illc import ILLC
+from deitsec.attacks.lbfgs import LBFGS
 from deitsec.attacks.mifgsm import MIFGSM
 from deitsec.attacks.nes import NES
 from deitsec.attacks.nifgsm import NIFGSM
@@ -45,16 +52,23 @@ ATTACKS: dict[str, type[Attack]] = {
         AttentionPGD,
         BIM,
         CW,
+        CWLinf,
+        DDN,
         DIFGSM,
         FAB,
         FABL1,
         FABL2,
         FGSM,
+        FMN,
+        FMNL0,
+        FMNL1,
+        FMNLinf,
         Fooling,
         FoolingLookalike,
         HopSkipJump,
         HopSkipJumpLinf,
         ILLC,
+        LBFGS,
         MIFGSM,
         NES,
         NIFGSM,
