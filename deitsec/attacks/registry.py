@@ -7,6 +7,7 @@ from typing import Any
 
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.bim import BIM
+from deitsec.attacks.deepfool import DeepFool, DeepFoolLinf
 from deitsec.attacks.fab import FAB, FABL1, FABL2
 from deitsec.attacks.fgsm import FGSM
 from deitsec.attacks.illc import ILLC
@@ -16,7 +17,21 @@ from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
 
 ATTACKS: dict[str, type[Attack]] = {
-    cls.name: cls for cls in (FGSM, BIM, ILLC, PGD, PGDL2, PGDL1, MIFGSM, FAB, FABL2, FABL1)
+    cls.name: cls
+    for cls in (
+        FGSM,
+        BIM,
+        ILLC,
+        PGD,
+        PGDL2,
+        PGDL1,
+        MIFGSM,
+        DeepFool,
+        DeepFoolLinf,
+        FAB,
+        FABL2,
+        FABL1,
+    )
 }
 
 

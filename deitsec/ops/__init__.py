@@ -3,6 +3,7 @@
 from deitsec.ops._op import BackendUnavailableError, Op, backend_in_use, list_ops, use
 from deitsec.ops.classification_loss import classification_loss
 from deitsec.ops.cross_entropy_loss import cross_entropy_loss
+from deitsec.ops.deepfool_step import deepfool_step
 from deitsec.ops.distillation_loss import distillation_loss, distillation_rows
 from deitsec.ops.dlr_loss import dlr_loss
 from deitsec.ops.fab_projection import fab_projection
@@ -25,6 +26,7 @@ __all__ = [
     "backend_in_use",
     "classification_loss",
     "cross_entropy_loss",
+    "deepfool_step",
     "distillation_loss",
     "distillation_rows",
     "dlr_loss",
