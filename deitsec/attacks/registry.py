@@ -14,6 +14,7 @@ from deitsec.attacks.bim import BIM
 from deitsec.attacks.cw import CW
 from deitsec.attacks.cw_linf import CWLinf
 from deitsec.attacks.ddn import DDN
+from deitsec.attacks.deepfool import DeepFool, DeepFoolLinf
 from deitsec.attacks.difgsm import DIFGSM
 from deitsec.attacks.fab import FAB, FABL1, FABL2
 from deitsec.attacks.fgsm import FGSM
@@ -55,6 +56,8 @@ ATTACKS: dict[str, type[Attack]] = {
         CWLinf,
         DDN,
         DIFGSM,
+        DeepFool,
+        DeepFoolLinf,
         FAB,
         FABL1,
         FABL2,

@@ -5,6 +5,7 @@ from deitsec.ops.adam_tanh_step import adam_tanh_step, adam_tanh_step_
 from deitsec.ops.apgd_step import apgd_step, apgd_step_
 from deitsec.ops.classification_loss import classification_loss
 from deitsec.ops.cross_entropy_loss import cross_entropy_loss
+from deitsec.ops.deepfool_step import deepfool_step
 from deitsec.ops.distillation_loss import distillation_loss, distillation_rows
 from deitsec.ops.dlr_loss import dlr_loss
 from deitsec.ops.fab_projection import fab_projection
@@ -32,6 +33,7 @@ __all__ = [
     "backend_in_use",
     "classification_loss",
     "cross_entropy_loss",
+    "deepfool_step",
     "distillation_loss",
     "distillation_rows",
     "dlr_loss",
