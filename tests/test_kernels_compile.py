@@ -36,6 +36,7 @@ TYPES = {
     torch.uint8: "*u8",
     torch.int64: "*i64",
     torch.bool: "*i1",
+    torch.float64: "*fp64",
 }
 MODULES = {
     module.name: importlib.import_module(f"deitsec.kernels.{module.name}")
@@ -78,6 +79,7 @@ def calls() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
             wide = meta(2, size)
             for name in ("adam_tanh_step", "adam_tanh_step_"):
                 yield name, case, (wide, wide, wide, images, images, scores, ids, 0.01, 1.0)
+            yield "saliency_pair", case, (images, images, images > 0)
             yield "row_norms", case, (images, images)
             yield "row_norms", f"{case}-short", (images[:, :3072], images[:, :3072])
             steps = (

@@ -26,6 +26,7 @@ from deitsec.attacks.fooling import Fooling
 from deitsec.attacks.fooling_lookalike import FoolingLookalike
 from deitsec.attacks.hopskipjump import HopSkipJump, HopSkipJumpLinf
 from deitsec.attacks.illc import ILLC
+from deitsec.attacks.jsma import JSMA
 from deitsec.attacks.lbfgs import LBFGS
 from deitsec.attacks.mifgsm import MIFGSM
 from deitsec.attacks.nes import NES
@@ -71,6 +72,7 @@ ATTACKS: dict[str, type[Attack]] = {
         HopSkipJump,
         HopSkipJumpLinf,
         ILLC,
+        JSMA,
         LBFGS,
         MIFGSM,
         NES,

@@ -19,6 +19,7 @@ from deitsec.ops.momentum_step import momentum_step, momentum_step_
 from deitsec.ops.quantize_uint8 import grey_levels, quantize_uint8
 from deitsec.ops.random_start import random_start
 from deitsec.ops.row_norms import row_norms
+from deitsec.ops.saliency_pair import saliency_pair
 from deitsec.ops.square_window import square_window
 from deitsec.ops.targeted_dlr_loss import targeted_dlr_loss
 from deitsec.ops.track_best import track_best, track_best_
@@ -54,6 +55,7 @@ __all__ = [
     "quantize_uint8",
     "random_start",
     "row_norms",
+    "saliency_pair",
     "square_window",
     "targeted_dlr_loss",
     "track_best",
