@@ -10,6 +10,7 @@ from deitsec.attacks.bim import BIM
 from deitsec.attacks.fgsm import FGSM
 from deitsec.attacks.hopskipjump import HopSkipJump, HopSkipJumpLinf
 from deitsec.attacks.illc import ILLC
+from deitsec.attacks.linear import LinearL1, LinearL2, LinearLinf
 from deitsec.attacks.mifgsm import MIFGSM
 from deitsec.attacks.nes import NES
 from deitsec.attacks.pgd import PGD
@@ -31,6 +32,9 @@ ATTACKS: dict[str, type[Attack]] = {
         HopSkipJumpLinf,
         SPSA,
         NES,
+        LinearLinf,
+        LinearL2,
+        LinearL1,
     )
 }
 
