@@ -28,6 +28,7 @@ from deitsec.attacks.hopskipjump import HopSkipJump, HopSkipJumpLinf
 from deitsec.attacks.illc import ILLC
 from deitsec.attacks.jsma import JSMA
 from deitsec.attacks.lbfgs import LBFGS
+from deitsec.attacks.linear import LinearL1, LinearL2, LinearLinf
 from deitsec.attacks.mifgsm import MIFGSM
 from deitsec.attacks.nes import NES
 from deitsec.attacks.nifgsm import NIFGSM
@@ -74,6 +75,9 @@ ATTACKS: dict[str, type[Attack]] = {
         ILLC,
         JSMA,
         LBFGS,
+        LinearL1,
+        LinearL2,
+        LinearLinf,
         MIFGSM,
         NES,
         NIFGSM,
