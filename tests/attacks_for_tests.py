@@ -14,6 +14,8 @@ TARGETED = [name for name in EVERY if ATTACKS[name].traits.targeted]
 
 # fewer steps or queries than the defaults, which are for real models
 _LIGHT: dict[str, dict[str, object]] = {
+    "evolution": {"confidence": 0.0, "generations": 20, "population": 6},
+    "evolution_cppn": {"confidence": 0.0, "generations": 20, "population": 6},
     "fooling": {"confidence": 0.0, "steps": 50},
     "fooling_lookalike": {"steps": 80},
 }

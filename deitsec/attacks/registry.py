@@ -7,6 +7,8 @@ from typing import Any
 
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.bim import BIM
+from deitsec.attacks.evolution import Evolution
+from deitsec.attacks.evolution_cppn import EvolutionCPPN
 from deitsec.attacks.fgsm import FGSM
 from deitsec.attacks.fooling import Fooling
 from deitsec.attacks.fooling_lookalike import FoolingLookalike
@@ -17,7 +19,20 @@ from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
 
 ATTACKS: dict[str, type[Attack]] = {
-    cls.name: cls for cls in (BIM, FGSM, Fooling, FoolingLookalike, ILLC, MIFGSM, PGD, PGDL1, PGDL2)
+    cls.name: cls
+    for cls in (
+        BIM,
+        Evolution,
+        EvolutionCPPN,
+        FGSM,
+        Fooling,
+        FoolingLookalike,
+        ILLC,
+        MIFGSM,
+        PGD,
+        PGDL1,
+        PGDL2,
+    )
 }
 
 
