@@ -17,6 +17,7 @@ from deitsec.attacks.mifgsm import MIFGSM
 from deitsec.attacks.pgd import PGD
 from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
+from deitsec.attacks.universal import Universal, UniversalL2
 
 ATTACKS: dict[str, type[Attack]] = {
     cls.name: cls
@@ -32,6 +33,8 @@ ATTACKS: dict[str, type[Attack]] = {
         PGD,
         PGDL1,
         PGDL2,
+        Universal,
+        UniversalL2,
     )
 }
 
