@@ -8,6 +8,12 @@ from deitsec.attacks.registry import ATTACKS, create_attack
 
 # those that look into a transformer are held to the same on one, in test_attacks_transformer.py
 EVERY = [name for name in list_attacks() if ATTACKS[name].traits.part == "logits"]
+# one that is made for images of a shape, in a file, has tests of its own (test_universal.py)
+EVERY = [
+    name
+    for name in list_attacks()
+    if "file" not in {field.name for field in dataclasses.fields(ATTACKS[name])}
+]
 BUDGET = [name for name in EVERY if ATTACKS[name].traits.goal == "budget"]
 MINIMUM = [name for name in EVERY if ATTACKS[name].traits.goal == "minimum"]
 UNTARGETED = [name for name in EVERY if ATTACKS[name].traits.untargeted]
@@ -15,6 +21,8 @@ TARGETED = [name for name in EVERY if ATTACKS[name].traits.targeted]
 
 # fewer steps or queries than the defaults, which are for real models
 _LIGHT: dict[str, dict[str, object]] = {
+    "evolution": {"confidence": 0.0, "generations": 20, "population": 6},
+    "evolution_cppn": {"confidence": 0.0, "generations": 20, "population": 6},
     "apgd": {"steps": 30},
     "fab": {"steps": 20},
     "fab_l1": {"steps": 30},

@@ -16,6 +16,8 @@ from deitsec.attacks.cw_linf import CWLinf
 from deitsec.attacks.ddn import DDN
 from deitsec.attacks.deepfool import DeepFool, DeepFoolLinf
 from deitsec.attacks.difgsm import DIFGSM
+from deitsec.attacks.evolution import Evolution
+from deitsec.attacks.evolution_cppn import EvolutionCPPN
 from deitsec.attacks.fab import FAB, FABL1, FABL2
 from deitsec.attacks.fgsm import FGSM
 from deitsec.attacks.fmn import FMN
@@ -44,6 +46,7 @@ from deitsec.attacks.spsa import SPSA
 from deitsec.attacks.square import Square
 from deitsec.attacks.square_l2 import SquareL2
 from deitsec.attacks.tifgsm import TIFGSM
+from deitsec.attacks.universal import Universal, UniversalL2
 from deitsec.attacks.vmifgsm import VMIFGSM
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -60,6 +63,8 @@ ATTACKS: dict[str, type[Attack]] = {
         DIFGSM,
         DeepFool,
         DeepFoolLinf,
+        Evolution,
+        EvolutionCPPN,
         FAB,
         FABL1,
         FABL2,
@@ -93,6 +98,8 @@ ATTACKS: dict[str, type[Attack]] = {
         Square,
         SquareL2,
         TIFGSM,
+        Universal,
+        UniversalL2,
         VMIFGSM,
     )
 }
