@@ -5,33 +5,55 @@ import difflib
 import fnmatch
 from typing import Any
 
+from deitsec.attacks.apgd import APGD
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.attention_pgd import AttentionPGD
 from deitsec.attacks.bim import BIM
+from deitsec.attacks.difgsm import DIFGSM
+from deitsec.attacks.fab import FAB, FABL1, FABL2
 from deitsec.attacks.fgsm import FGSM
 from deitsec.attacks.illc import ILLC
 from deitsec.attacks.mifgsm import MIFGSM
+from deitsec.attacks.nifgsm import NIFGSM
 from deitsec.attacks.patch import Patch
 from deitsec.attacks.patch_fool import PatchFool
 from deitsec.attacks.pgd import PGD
 from deitsec.attacks.pgd_heads import PGDHeads
 from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
+from deitsec.attacks.rfgsm import RFGSM
+from deitsec.attacks.sinifgsm import SINIFGSM
+from deitsec.attacks.square import Square
+from deitsec.attacks.square_l2 import SquareL2
+from deitsec.attacks.tifgsm import TIFGSM
+from deitsec.attacks.vmifgsm import VMIFGSM
 
 ATTACKS: dict[str, type[Attack]] = {
     cls.name: cls
     for cls in (
+        APGD,
         AttentionPGD,
         BIM,
+        DIFGSM,
+        FAB,
+        FABL1,
+        FABL2,
         FGSM,
         ILLC,
         MIFGSM,
+        NIFGSM,
         Patch,
         PatchFool,
         PGD,
         PGDHeads,
         PGDL1,
         PGDL2,
+        RFGSM,
+        SINIFGSM,
+        Square,
+        SquareL2,
+        TIFGSM,
+        VMIFGSM,
     )
 }
 

@@ -65,7 +65,8 @@ class EngineQuery:
         self._watch(grad.flatten(1), values)
         problem = self.batch.problem
         same = loss == "ce" and y is problem.y and problem.targeted == problem.goal.targeted
-        self._record(x, logits, values if same else None, predicted, offer and through is None)
+        seen = x if through is None else None
+        self._record(seen, logits, values if same else None, predicted, offer)
         self.batch.backwards += 1
         return Answer(grad=grad, loss=values, logits=logits)
 
@@ -88,7 +89,7 @@ class EngineQuery:
         logits = self.driver.widened(parts.logits.detach())
         values = values.detach().to(logits.dtype)
         self._watch(grad.flatten(1), values.reshape(len(x), -1).sum(1))
-        self._record(x, logits, None, None, offer and through is None)
+        self._record(x if through is None else None, logits, None, None, offer)
         self.batch.backwards += number
         return Answer(grad=grad, loss=values, logits=logits)
 
@@ -167,19 +168,22 @@ class EngineQuery:
 
     def _record(
         self,
-        x: Tensor,
+        x: Tensor | None,
         logits: Tensor,
         values: Tensor | None,
         predicted: Tensor | None,
         offer: bool,
     ) -> None:
-        """Offer `x` to what is kept; `values` are cross-entropies at the goal, None where not."""
+        """Offer `x` to what is kept; `values` are cross-entropies at the goal, None where not.
+
+        `x` is None where the model saw it changed: these logits say nothing about it.
+        """
         batch = self.batch
         if x is batch.problem.x:
             if self.clean_logits is None:
                 self.clean_logits = logits
             batch.kept.make_room(logits)  # now: a captured step cannot
-        elif offer:
+        elif offer and x is not None:
             if values is None or predicted is None:
                 # losses of several kinds, or at several classes, cannot be compared
                 values, _, predicted = ops.classification_loss(logits, batch.problem.goal.y)
@@ -213,4 +217,9 @@ def _loss(
         "takes its place",
         stacklevel=2,
     )
-    return ops.classification_loss(logits, y, "margin")
+    if targets is None:
+        return ops.classification_loss(logits, y, "margin")
+    ours, aim = y[:, None], targets[:, None]
+    gradient = torch.zeros_like(logits).scatter(1, aim, 1.0).scatter(1, ours, -1.0)
+    margin = (logits.gather(1, aim) - logits.gather(1, ours))[:, 0]
+    return margin, gradient, logits.argmax(1)
