@@ -7,6 +7,7 @@ from torch import nn
 
 from deitsec.attacks import create_attack
 from deitsec.attacks.apgd import APGD
+from deitsec.attacks.apgd_l2 import APGDL2
 from deitsec.engine import Engine, run
 
 MODEL = mlp()
@@ -115,6 +116,51 @@ def test_apgd_is_its_algorithm(loss, steps):
     assert len(ours) == len(theirs)
     for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-9, msg=f"step {number}")
+
+
+@pytest.mark.parametrize("steps", [1, 7, 30, 100])
+@pytest.mark.parametrize("loss", ["ce", "dlr"])
+def test_apgd_l2_is_its_algorithm(loss, steps):
+    ours = points(APGDL2(eps=0.5, steps=steps, loss=loss), steps)
+    theirs = trajectory(ours[0], 0.5, steps, loss, "l2")
+    for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-8, msg=f"step {number}")
+
+
+class Noisy(nn.Module):
+    """Draws its logits' noise, of mean 0, in the order of its calls."""
+
+    stochastic = True
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def forward(self, x):
+        self.asked.append(x.detach().clone())
+        turn = len(self.asked) % 2 * 2 - 1
+        shift = torch.tensor([1.0, -1.0, 0, 0, 0], dtype=x.dtype)
+        return MODEL(x) + turn * 0.3 * shift
+
+
+def test_a_random_model_is_asked_several_times_at_each_point():
+    model = Noisy()
+    engine = Engine(model, stop="never", batch_size=len(IMAGES), deterministic=True)
+    engine.run(APGD(eps=0.1, steps=3, eot_iter=4), IMAGES, LABELS)
+    points = [x for x in model.asked if not torch.equal(x, IMAGES)]
+    for first in (0, 4, 8):
+        assert all(torch.equal(points[first], points[first + i]) for i in range(4))
+    assert not torch.equal(points[0], points[4])
+    # the mean gradient over both draws gives the first step
+    leaf = points[0].clone().requires_grad_()
+    losses = [
+        nn.functional.cross_entropy(MODEL(leaf) + sign * shift, LABELS)
+        for shift in [0.3 * torch.tensor([1.0, -1.0, 0, 0, 0], dtype=leaf.dtype)]
+        for sign in (1, -1)
+    ]
+    (grad,) = torch.autograd.grad(sum(losses), leaf)
+    wanted = boxes_linf(points[0] + 0.2 * grad.sign(), 0.1)
+    torch.testing.assert_close(points[4], wanted, rtol=0, atol=1e-12)
 
 
 def test_the_start_is_uniform_and_on_the_surface_of_the_ball():
