@@ -14,6 +14,8 @@ EVERY = [
     for name in list_attacks()
     if "file" not in {field.name for field in dataclasses.fields(ATTACKS[name])}
 ]
+# those that look into a transformer are held to the same in test_attacks_transformer.py
+EVERY = [name for name in list_attacks() if ATTACKS[name].traits.part == "logits"]
 BUDGET = [name for name in EVERY if ATTACKS[name].traits.goal == "budget"]
 MINIMUM = [name for name in EVERY if ATTACKS[name].traits.goal == "minimum"]
 UNTARGETED = [name for name in EVERY if ATTACKS[name].traits.untargeted]
@@ -35,6 +37,7 @@ _LIGHT: dict[str, dict[str, object]] = {
     "hopskipjump_linf": {"max_queries": 800, "start_queries": 100},
     "fooling": {"confidence": 0.0, "steps": 50},
     "fooling_lookalike": {"steps": 80},
+    "patch": {"num_patches": 8, "steps": 40},
     "tifgsm": {"kernel_size": 3},  # images have 6 pixels a side
 }
 
