@@ -15,6 +15,15 @@ TARGETED = [name for name in EVERY if ATTACKS[name].traits.targeted]
 # fewer steps or queries than the defaults, which are for real models
 _LIGHT: dict[str, dict[str, object]] = {
     "apgd": {"steps": 30},
+    "apgd_l1": {"steps": 40},
+    "apgd_l2": {"steps": 30},
+    "autoattack": {"only": "apgd-ce"},
+    "autoattack_l1": {"only": "fab-t"},
+    "autoattack_l2": {"only": "apgd-t"},
+    "reliable": {"n_queries": 20},
+    "reliable_l1": {"n_queries": 20},
+    "reliable_l2": {"n_queries": 20},
+    "square_l1": {"n_queries": 300},
     "fab": {"steps": 20},
     "fab_l1": {"steps": 30},
     "fab_l2": {"steps": 20},
