@@ -10,6 +10,7 @@ from deitsec.attacks.apgd_l1 import APGDL1
 from deitsec.attacks.apgd_l2 import APGDL2
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.attention_pgd import AttentionPGD
+from deitsec.attacks.autoattack import AutoAttack, AutoAttackL1, AutoAttackL2
 from deitsec.attacks.bim import BIM
 from deitsec.attacks.cw import CW
 from deitsec.attacks.cw_linf import CWLinf
@@ -40,10 +41,12 @@ from deitsec.attacks.pgd import PGD
 from deitsec.attacks.pgd_heads import PGDHeads
 from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
+from deitsec.attacks.reliable import Reliable, ReliableL1, ReliableL2
 from deitsec.attacks.rfgsm import RFGSM
 from deitsec.attacks.sinifgsm import SINIFGSM
 from deitsec.attacks.spsa import SPSA
 from deitsec.attacks.square import Square
+from deitsec.attacks.square_l1 import SquareL1
 from deitsec.attacks.square_l2 import SquareL2
 from deitsec.attacks.tifgsm import TIFGSM
 from deitsec.attacks.universal import Universal, UniversalL2
@@ -56,6 +59,9 @@ ATTACKS: dict[str, type[Attack]] = {
         APGDL1,
         APGDL2,
         AttentionPGD,
+        AutoAttack,
+        AutoAttackL1,
+        AutoAttackL2,
         BIM,
         CW,
         CWLinf,
@@ -93,9 +99,13 @@ ATTACKS: dict[str, type[Attack]] = {
         PGDL1,
         PGDL2,
         RFGSM,
+        Reliable,
+        ReliableL1,
+        ReliableL2,
         SINIFGSM,
         SPSA,
         Square,
+        SquareL1,
         SquareL2,
         TIFGSM,
         Universal,
