@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
+import torch
 from torch import Tensor
 
 Norm = Literal["linf", "l2", "l1", "l0"]
@@ -51,15 +52,21 @@ class Goal:
         y: (B,) int64, the target if targeted, else the label.
         targeted: which of the two.
         confidence: least softmax of the target.
+        kappa: by how much the winner's logit has to be ahead: the target of the others, or the best
+            other of the label.
     """
 
     y: Tensor
     targeted: bool
     confidence: float = 0.0
+    kappa: float = 0.0
 
     def reached(self, logits: Tensor, predicted: Tensor | None = None) -> Tensor:
         """(B,) bool: whether the goal is reached at these logits (B, K)."""
         winner = logits.argmax(1) if predicted is None else predicted
+        if self.kappa > 0:
+            ahead = torch.full_like(logits[:, :1], -self.kappa if self.targeted else self.kappa)
+            winner = logits.scatter_add(1, self.y[:, None], ahead).argmax(1)
         if not self.targeted:
             return winner != self.y
         won = winner == self.y

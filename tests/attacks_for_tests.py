@@ -15,6 +15,18 @@ TARGETED = [name for name in EVERY if ATTACKS[name].traits.targeted]
 # fewer steps or queries than the defaults, which are for real models
 _LIGHT: dict[str, dict[str, object]] = {
     "tifgsm": {"kernel_size": 3},  # images have 6 pixels a side
+    "apgd": {"steps": 30},
+    "fab": {"steps": 20},
+    "fab_l1": {"steps": 30},
+    "fab_l2": {"steps": 20},
+    "square": {"n_queries": 300},
+    "square_l2": {"n_queries": 300},
+    "hopskipjump": {"max_queries": 800, "start_queries": 100},
+    "nes": {"steps": 10, "samples": 20},
+    "spsa": {"steps": 20, "samples": 20},
+    "hopskipjump_linf": {"max_queries": 800, "start_queries": 100},
+    "fooling": {"confidence": 0.0, "steps": 50},
+    "fooling_lookalike": {"steps": 80},
 }
 
 

@@ -170,5 +170,5 @@ def test_a_bad_spec_says_what_is_wrong(spec, words):
 
 
 def test_list_attacks_matches_patterns():
-    assert list_attacks("pgd*") == ["pgd", "pgd_l1", "pgd_l2"]
+    assert list_attacks("m*fgsm") == ["mifgsm"]
     assert list(itertools.chain(list_attacks("none*"))) == []

@@ -68,8 +68,16 @@ def calls() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
         wins, scores = meta(2, dtype=torch.bool), meta(2)
         for name in ("track_best", "track_best_"):
             yield name, case, (images, wins, scores, images, wins, scores, True)
+        six, flags = (images,) * 6, (wins, wins, scores)
+        for name in ("apgd_step", "apgd_step_"):
+            yield name, case, (*six, *flags, 0.75, 0.2)
         yield "random_start", case, (images, ids, 0.1, -5, 1)
+        planes = images.view(2, 3, 224, 224) if size == 3 * 224**2 else images[:, None, None, :]
+        yield "square_window", case, (planes, planes, ids, ids, 1, 0.1, -5, 1)
         if size < 1 << 32:
+            wide = meta(2, size)
+            for name in ("adam_tanh_step", "adam_tanh_step_"):
+                yield name, case, (wide, wide, wide, images, images, scores, ids, 0.01, 1.0)
             yield "row_norms", case, (images, images)
             yield "row_norms", f"{case}-short", (images[:, :3072], images[:, :3072])
             steps = (

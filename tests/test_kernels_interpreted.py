@@ -33,7 +33,16 @@ OPS = {
     for name, op in ops.list_ops().items()
     if any(backend.name == "triton" for backend in op.backends)
 }
-BITWISE_IN_FP32 = ("linf_step", "linf_step_", "random_start", "track_best", "track_best_")
+BITWISE_IN_FP32 = (
+    *("apgd_step", "apgd_step_", "linf_step", "linf_step_"),
+    *("random_start", "track_best", "track_best_"),
+    "linf_step",
+    "linf_step_",
+    "random_start",
+    "square_window",
+    "track_best",
+    "track_best_",
+)
 GUARD = 64
 # one size that is held whole, and one that is swept in chunks
 BOTH_PATHS = (33, 20011)
@@ -290,7 +299,9 @@ def step_arguments(rows: int, elements: int) -> dict[str, tuple[Any, ...]]:
     x0, grad = make.images(rows, elements), make.normal(rows, elements)
     x = (x0 + make.normal(rows, elements, scale=0.02)).clamp(0, 1)
     k, momentum = make.labels(rows, elements) + 1, make.normal(rows, elements, scale=1e-4)
+    scale, count = make.normal(rows), 7 * torch.arange(rows)
     return {
+        "adam_tanh_step": (grad, momentum, momentum**2, grad, x0, scale, count, 0.01, 1.0),
         "l2_step": (x, grad, x0, 1.0, 2.0),
         "l1_step": (x, grad, x0, k, 24.0, 12.0),
         "l1_projection": (x + grad, x0, 12.0),

@@ -5,35 +5,62 @@ import difflib
 import fnmatch
 from typing import Any
 
+from deitsec.attacks.apgd import APGD
+from deitsec.attacks.apgd_l1 import APGDL1
+from deitsec.attacks.apgd_l2 import APGDL2
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.bim import BIM
+from deitsec.attacks.cw import CW
 from deitsec.attacks.difgsm import DIFGSM
+from deitsec.attacks.fab import FAB, FABL1, FABL2
 from deitsec.attacks.fgsm import FGSM
+from deitsec.attacks.fooling import Fooling
+from deitsec.attacks.fooling_lookalike import FoolingLookalike
+from deitsec.attacks.hopskipjump import HopSkipJump, HopSkipJumpLinf
 from deitsec.attacks.illc import ILLC
 from deitsec.attacks.mifgsm import MIFGSM
+from deitsec.attacks.nes import NES
 from deitsec.attacks.nifgsm import NIFGSM
 from deitsec.attacks.pgd import PGD
 from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
 from deitsec.attacks.rfgsm import RFGSM
 from deitsec.attacks.sinifgsm import SINIFGSM
+from deitsec.attacks.spsa import SPSA
+from deitsec.attacks.square import Square
+from deitsec.attacks.square_l2 import SquareL2
 from deitsec.attacks.tifgsm import TIFGSM
 from deitsec.attacks.vmifgsm import VMIFGSM
 
 ATTACKS: dict[str, type[Attack]] = {
     cls.name: cls
     for cls in (
+        APGD,
+        APGDL1,
+        APGDL2,
         BIM,
+        CW,
         DIFGSM,
+        FAB,
+        FABL1,
+        FABL2,
         FGSM,
+        Fooling,
+        FoolingLookalike,
+        HopSkipJump,
+        HopSkipJumpLinf,
         ILLC,
         MIFGSM,
+        NES,
         NIFGSM,
         PGD,
         PGDL1,
         PGDL2,
         RFGSM,
         SINIFGSM,
+        SPSA,
+        Square,
+        SquareL2,
         TIFGSM,
         VMIFGSM,
     )

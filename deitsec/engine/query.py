@@ -9,8 +9,7 @@ from torch import Tensor
 
 from deitsec import ops
 from deitsec.engine.batch import Batch
-from deitsec.engine.checked_model import ModelError
-from deitsec.engine.driver import Driver
+from deitsec.engine.driver import Driver, check_differentiable
 from deitsec.engine.preference import Preference
 from deitsec.types import IN_FLIGHT, Answer, Change, InFlight, Part, Parts
 
@@ -83,7 +82,7 @@ class EngineQuery:
         leaf = x.detach().requires_grad_()
         with torch.enable_grad(), self._in_flight():
             parts = self.driver.parts(leaf if through is None else through(leaf), part)
-            self._differentiable(parts.logits)
+            check_differentiable(parts.logits)
             values = objective(parts)
             (grad,) = torch.autograd.grad(values.sum(), leaf)
         logits = self.driver.widened(parts.logits.detach())
@@ -130,16 +129,8 @@ class EngineQuery:
         leaf = x.detach().requires_grad_()
         with torch.enable_grad():
             output = self._ask(leaf if through is None else through(leaf))
-        self._differentiable(output)
+        check_differentiable(output)
         return leaf, output
-
-    @staticmethod
-    def _differentiable(output: Tensor) -> None:
-        if not output.requires_grad:
-            raise ModelError(
-                "the model's logits do not depend on its input in a differentiable way; "
-                "a gradient attack needs that, and square, spsa and hopskipjump do not"
-            )
 
     def _ask(self, x: Tensor) -> Tensor:
         with self._in_flight():

@@ -1,7 +1,7 @@
 """A wave: the rows that are attacked together, in batches that take their steps side by side."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -187,10 +187,10 @@ class Wave:
         """Leave the rows whose clean images reach the goal as they are; how many those are."""
         clean = self._know_clean()
         attack, rows = self.course.attack, self.rows
-        goal = Goal(y=self.labels, targeted=False)
+        goal = Goal(y=self.labels, targeted=False, kappa=attack.lead)
         if rows.targets is not None or attack.target is not None:
             (aims,) = self._targets(attack).unbind(1)
-            goal = Goal(y=aims, targeted=True, confidence=attack.confidence)
+            goal = replace(goal, y=aims, targeted=True, confidence=attack.confidence)
         self.outcome.success |= goal.reached(clean)
         return int(self.outcome.success.sum())
 

@@ -1,0 +1,123 @@
+"""What Square is in every norm: a random window is tried, and kept where the loss improves."""
+
+import functools
+import itertools
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from deitsec import ops
+from deitsec.attacks.attack import Attack, check_budget, check_share
+from deitsec.types import Plan, Problem, Query, State
+
+# the share of the image that a window covers is halved after so many of 10,000 proposals
+_HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+_LOSSES = (None, "margin", "ce")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchState(State):
+    """The best image so far.
+
+    Attributes:
+        score: (B,) its loss, with the sign that is to rise.
+        turn: (B,) int64, proposals made, which number the draws.
+    """
+
+    score: Tensor
+    turn: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SquareSearch(Attack):
+    """Base of the Square attacks (Andriushchenko et al., arXiv:1912.00049).
+
+    Attributes:
+        eps: radius of the ball in the norm of the attack, on images in [0, 1].
+        n_queries: forward passes that a row may take, that of the start included.
+        p_init: share of the image that the first windows cover.
+        rescale_schedule: whether the schedule of the paper, made for 10,000 queries, is stretched
+            to n_queries; AutoAttack does not, and so ends with windows of p_init / 128.
+        loss: what is to improve, `margin` or `ce`; None takes the paper's: the margin to make the
+            label lose, cross-entropy to aim at a class.
+        restarts: how often a row is tried, each time with other draws.
+    """
+
+    # draws of the start and of the proposals
+    start_stream: ClassVar[int] = 2
+    step_stream: ClassVar[int] = 3
+
+    eps: float
+    n_queries: int = 5000
+    p_init: float = 0.8
+    rescale_schedule: bool = False
+    loss: str | None = None
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        """Validate the configuration."""
+        Attack.__post_init__(self)
+        check_budget(self.name, self.eps, norm=self.traits.norm)
+        check_share(self.name, "p_init", self.p_init)
+        for what, value in (("n_queries", self.n_queries), ("restarts", self.restarts)):
+            if value < 1:
+                raise ValueError(f"{self.name}: {what} must be at least 1, got {value}")
+        if self.loss not in _LOSSES:
+            raise ValueError(f"{self.name}: loss must be margin, ce or none, got {self.loss!r}")
+
+    @property
+    def num_restarts(self) -> int:
+        """How often a row is tried at each of its targets."""
+        return self.restarts
+
+    def share(self, number: int) -> float:
+        """Share of the image that the windows of a proposal cover; they count from 0."""
+        if self.rescale_schedule:
+            number = int(number / self.n_queries * 10_000)
+        return self.p_init / 2 ** sum(number > after for after in _HALVED_AFTER)
+
+    @abstractmethod
+    def random_start(self, p: Problem) -> Tensor:
+        """(B, C, H, W) where a row starts, in the ball and the box."""
+
+    @abstractmethod
+    def propose(self, p: Problem, s: SearchState, share: float) -> Tensor:
+        """(B, C, H, W) the best image with a random window of this share changed."""
+
+    def init(self, p: Problem) -> SearchState:
+        """Start at a random image, of which nothing is known yet."""
+        score = torch.promote_types(p.x.dtype, torch.float32)
+        return SearchState(
+            x=self.random_start(p),
+            score=torch.full_like(p.sample_ids, -torch.inf, dtype=score),
+            turn=torch.zeros_like(p.sample_ids),
+        )
+
+    def plan(self) -> Plan:
+        """Return the look at the start, and the proposals by the size of their windows."""
+        shares = map(self.share, range(self.n_queries - 1))
+        phases = [(share, len(list(same))) for share, same in itertools.groupby(shares)]
+        return [(self.start, 1), *((functools.partial(self.step, share=p), n) for p, n in phases)]
+
+    def start(self, p: Problem, s: SearchState, query: Query) -> SearchState:
+        """Ask about the start."""
+        return s.replace(score=self._score(p, s, query.logits(s.x)))
+
+    def step(self, p: Problem, s: SearchState, query: Query, *, share: float) -> SearchState:
+        """Try a window, and keep it in the rows whose loss improves."""
+        x = self.propose(p, s, share)
+        score = self._score(p, s, query.logits(x))
+        better = score > s.score
+        return s.replace(
+            x=torch.where(better[:, None, None, None], x, s.x),
+            score=torch.where(better, score, s.score),
+            turn=s.turn + 1,
+        )
+
+    def _score(self, p: Problem, s: SearchState, logits: Tensor) -> Tensor:
+        loss = self.loss or ("ce" if p.targeted else "margin")
+        values, _, _ = ops.classification_loss(logits, p.y, loss)
+        return (p.direction * values).to(s.score.dtype)
