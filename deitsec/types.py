@@ -16,6 +16,9 @@ NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
 Access = Literal["gradient", "scores", "decision"]
 ACCESSES: tuple[Access, ...] = ("decision", "scores", "gradient")  # each gives the former too
 
+# what an attack sees of a model: with the logits, the heads or the attention they come from
+Part = Literal["logits", "heads", "attention"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Traits:
@@ -26,6 +29,7 @@ class Traits:
         goal: `budget` (stay within a radius), `minimum` (smallest perturbation that succeeds), or
             `anywhere` (any image of the box: fooling images, physical objects).
         needs: what it asks of the model.
+        part: what it looks at beside the logits, which not every model has.
         targeted: whether it can aim at a chosen class.
         untargeted: whether it can run without one.
         iterative: whether more steps make it stronger.
@@ -35,6 +39,7 @@ class Traits:
     norm: Norm
     goal: Literal["budget", "minimum", "anywhere"] = "budget"
     needs: Access = "gradient"
+    part: Part = "logits"
     targeted: bool = True
     untargeted: bool = True
     iterative: bool = True
@@ -164,9 +169,6 @@ class Answer:
     logits: Tensor
 
 
-Part = Literal["logits", "heads", "attention"]
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
     """What a model gave for its input, in the graph of it.
@@ -233,9 +235,12 @@ class Query(Protocol):
     ) -> Answer:
         """Value and gradient at `x` of any objective, given as a differentiable formula.
 
+        Several objectives share a forward pass, and the answer's `loss` is (B, J) and its `grad`
+        (B, J, C, H, W) then.
+
         Args:
             x: (B, C, H, W).
-            objective: `Parts` -> (B,), row by row.
+            objective: `Parts` -> (B,), row by row, or (B, J).
             part: what the objective needs beside the logits.
             through: see `ask`.
             offer: see `ask`.

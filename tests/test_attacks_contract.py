@@ -139,8 +139,9 @@ def test_linear_model_falls_exactly_where_its_margin_says(name, seed):
     torch.testing.assert_close(reached[kept], worst[kept], rtol=0, atol=1e-12)
 
 
-# leave the steepest direction on purpose: a random start, changed images, a smoothed gradient
-_ASTRAY = ("rfgsm", "difgsm", "tifgsm")
+# how much of the radius is enough for one that leaves the steepest direction on purpose: a random
+# start, changed images, a smoothed gradient
+_REACH = {"difgsm": 0.5, "rfgsm": 0.3, "tifgsm": 0.5}
 
 
 @pytest.mark.parametrize("name", LINF)
@@ -151,8 +152,8 @@ def test_no_row_falls_that_cannot_and_every_row_does_that_is_well_within_reach(n
     worst = _worst(model, weight, images, labels, 0.1)
     assert not result.success[worst > 0].any()
     assert result.success.any()
-    if name not in _ASTRAY and ATTACKS[name].traits.needs == "gradient":
-        easy = _worst(model, weight, images, labels, 0.098) < 0
+    if ATTACKS[name].traits.needs == "gradient":
+        easy = _worst(model, weight, images, labels, 0.1 * _REACH.get(name, 0.98)) < 0
         assert easy.any()
         assert result.success[easy].all()
 

@@ -9,6 +9,7 @@ from deitsec.attacks.apgd import APGD
 from deitsec.attacks.apgd_l1 import APGDL1
 from deitsec.attacks.apgd_l2 import APGDL2
 from deitsec.attacks.attack import Attack
+from deitsec.attacks.attention_pgd import AttentionPGD
 from deitsec.attacks.bim import BIM
 from deitsec.attacks.cw import CW
 from deitsec.attacks.difgsm import DIFGSM
@@ -21,7 +22,10 @@ from deitsec.attacks.illc import ILLC
 from deitsec.attacks.mifgsm import MIFGSM
 from deitsec.attacks.nes import NES
 from deitsec.attacks.nifgsm import NIFGSM
+from deitsec.attacks.patch import Patch
+from deitsec.attacks.patch_fool import PatchFool
 from deitsec.attacks.pgd import PGD
+from deitsec.attacks.pgd_heads import PGDHeads
 from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
 from deitsec.attacks.rfgsm import RFGSM
@@ -38,6 +42,7 @@ ATTACKS: dict[str, type[Attack]] = {
         APGD,
         APGDL1,
         APGDL2,
+        AttentionPGD,
         BIM,
         CW,
         DIFGSM,
@@ -54,8 +59,11 @@ ATTACKS: dict[str, type[Attack]] = {
         NES,
         NIFGSM,
         PGD,
+        PGDHeads,
         PGDL1,
         PGDL2,
+        Patch,
+        PatchFool,
         RFGSM,
         SINIFGSM,
         SPSA,

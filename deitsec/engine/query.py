@@ -84,13 +84,13 @@ class EngineQuery:
             parts = self.driver.parts(leaf if through is None else through(leaf), part)
             check_differentiable(parts.logits)
             values = objective(parts)
-            (grad,) = torch.autograd.grad(values.sum(), leaf)
+            grad, number = _gradients(values, leaf)
         logits = self.driver.widened(parts.logits.detach())
         values = values.detach().to(logits.dtype)
-        self._watch(grad.flatten(1), values)
+        self._watch(grad.flatten(1), values.reshape(len(x), -1).sum(1))
         self._record(x if through is None else None, logits, None, None, offer)
-        self.batch.backwards += 1
-        return Answer(grad=grad.contiguous(), loss=values, logits=logits)
+        self.batch.backwards += number
+        return Answer(grad=grad, loss=values, logits=logits)
 
     def jacobian(
         self, x: Tensor, directions: Callable[[Tensor], Tensor], *, offer: bool = True
@@ -182,6 +182,19 @@ class EngineQuery:
         else:
             batch.kept.make_room(logits)
         batch.kept.clock += 1
+
+
+def _gradients(values: Tensor, leaf: Tensor) -> tuple[Tensor, int]:
+    """Gradients in `leaf` of objectives (B,) or (B, J), and how many those are."""
+    if values.ndim == 1:
+        (grad,) = torch.autograd.grad(values.sum(), leaf)
+        return grad.contiguous(), 1
+    number = values.shape[1]
+    grads = [
+        torch.autograd.grad(values[:, j].sum(), leaf, retain_graph=j < number - 1)[0]
+        for j in range(number)
+    ]
+    return torch.stack(grads, 1), number
 
 
 def _loss(
