@@ -25,6 +25,7 @@ TARGETED = [name for name in EVERY if ATTACKS[name].traits.targeted]
 _LIGHT: dict[str, dict[str, object]] = {
     "evolution": {"confidence": 0.0, "generations": 20, "population": 6},
     "evolution_cppn": {"confidence": 0.0, "generations": 20, "population": 6},
+    "tifgsm": {"kernel_size": 3},  # images have 6 pixels a side
     "apgd": {"steps": 30},
     "apgd_l1": {"steps": 40},
     "apgd_l2": {"steps": 30},
