@@ -48,7 +48,6 @@ _LIGHT: dict[str, dict[str, object]] = {
     "fooling": {"confidence": 0.0, "steps": 50},
     "fooling_lookalike": {"steps": 80},
     "patch": {"num_patches": 8, "steps": 40},
-    "tifgsm": {"kernel_size": 3},  # images have 6 pixels a side
 }
 
 
