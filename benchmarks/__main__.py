@@ -16,6 +16,7 @@ GROUPS = {
     "attacks": ["test_bench_attention.py", "test_bench_attacks.py"],
     "compaction": ["test_bench_compaction.py"],
     "precision": ["test_bench_precision.py"],
+    "strong": ["test_bench_strong.py"],
 }
 LEAST_ROUNDS = 5
 

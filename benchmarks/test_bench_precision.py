@@ -15,7 +15,7 @@ from benchmarks import gate
 from benchmarks.models import NETWORKS, QUICK, Network, Subject
 from benchmarks.record import Record
 from benchmarks.settings import Settings
-from deitsec.attacks import Attack, create_attack, format_spec, list_attacks
+from deitsec.attacks import Attack, create_attack, format_spec
 from deitsec.engine import AttackResult, Engine
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -75,7 +75,11 @@ def held_to(base: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return {"points": points, "target": TARGET, "met": abs(points) <= TARGET + 1e-9}
 
 
-@pytest.mark.parametrize("attack_name", list_attacks())
+# those of many steps or queries differ in nothing that precision could change
+ATTACKS = ("fgsm", "bim", "illc", "pgd", "pgd_l2", "pgd_l1", "mifgsm", "apgd")
+
+
+@pytest.mark.parametrize("attack_name", ATTACKS)
 @pytest.mark.parametrize("name", CASES, ids=lambda name: name.replace(" ", "-"))
 def test_strength(name: str, attack_name: str, record: Record) -> None:
     """One attack on one network in every precision."""

@@ -43,6 +43,7 @@ class Recipe:
 
 UNDEFENDED = Recipe(name="small_cnn")
 DEFENDED = Recipe(name="small_cnn_adversarial", eps=0.1, updates=300, attack_steps=3)
+STURDY = Recipe(name="small_cnn_sturdy", eps=0.2, updates=400, attack_steps=4)
 BATCH = 128
 
 

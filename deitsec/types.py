@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
+import torch
 from torch import Tensor
 
 Norm = Literal["linf", "l2", "l1", "l0"]
@@ -14,6 +15,9 @@ NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
 # what a model lets an attacker have: gradients, logits only, or the predicted class only
 Access = Literal["gradient", "scores", "decision"]
 ACCESSES: tuple[Access, ...] = ("decision", "scores", "gradient")  # each gives the former too
+
+# what an attack sees of a model: with the logits, the heads or the attention they come from
+Part = Literal["logits", "heads", "attention"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +29,7 @@ class Traits:
         goal: `budget` (stay within a radius), `minimum` (smallest perturbation that succeeds), or
             `anywhere` (any image of the box: fooling images, physical objects).
         needs: what it asks of the model.
+        part: what it looks at beside the logits, which not every model has.
         targeted: whether it can aim at a chosen class.
         untargeted: whether it can run without one.
         iterative: whether more steps make it stronger.
@@ -34,6 +39,7 @@ class Traits:
     norm: Norm
     goal: Literal["budget", "minimum", "anywhere"] = "budget"
     needs: Access = "gradient"
+    part: Part = "logits"
     targeted: bool = True
     untargeted: bool = True
     iterative: bool = True
@@ -51,15 +57,21 @@ class Goal:
         y: (B,) int64, the target if targeted, else the label.
         targeted: which of the two.
         confidence: least softmax of the target.
+        kappa: by how much the winner's logit has to be ahead: the target of the others, or the best
+            other of the label.
     """
 
     y: Tensor
     targeted: bool
     confidence: float = 0.0
+    kappa: float = 0.0
 
     def reached(self, logits: Tensor, predicted: Tensor | None = None) -> Tensor:
         """(B,) bool: whether the goal is reached at these logits (B, K)."""
         winner = logits.argmax(1) if predicted is None else predicted
+        if self.kappa > 0:
+            ahead = torch.full_like(logits[:, :1], -self.kappa if self.targeted else self.kappa)
+            winner = logits.scatter_add(1, self.y[:, None], ahead).argmax(1)
         if not self.targeted:
             return winner != self.y
         won = winner == self.y
@@ -157,9 +169,6 @@ class Answer:
     logits: Tensor
 
 
-Part = Literal["logits", "heads", "attention"]
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
     """What a model gave for its input, in the graph of it.
@@ -226,9 +235,12 @@ class Query(Protocol):
     ) -> Answer:
         """Value and gradient at `x` of any objective, given as a differentiable formula.
 
+        Several objectives share a forward pass, and the answer's `loss` is (B, J) and its `grad`
+        (B, J, C, H, W) then.
+
         Args:
             x: (B, C, H, W).
-            objective: `Parts` -> (B,), row by row.
+            objective: `Parts` -> (B,), row by row, or (B, J).
             part: what the objective needs beside the logits.
             through: see `ask`.
             offer: see `ask`.

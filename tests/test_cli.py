@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from deitsec.cli import main
-from deitsec.models import build_own, save_checkpoint
+from deitsec.models import build_own, load_model, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,9 @@ def _one_line(capsys):
         (["verify", "--eps", "much"], ["--eps must be a number", "'much'"]),
         (["verify", "--per-class", "0"], ["--per-class"]),
         (["verify", "--precision", "fp8"], ["precision must be one of fp32, tf32", "'fp8'"]),
+        (["attack", "--attack", "pgdd"], ["'pgdd'", "'pgd'"]),
+        (["attack", "--per-class", "0"], ["--per-class"]),
+        (["attack", "--out", __file__], ["--out must be a folder"]),
         (["verify", "--min-robust-accuracy", "2"], ["min_robust_accuracy must be in [0, 1]"]),
         (["verify", "--checkpoint", "gone.safetensors"], ["gone.safetensors"]),
         (["verify", "--device", "cuda:77"], ["cuda:77"]),
@@ -72,6 +76,36 @@ def test_bad_input_is_one_line_and_exit_2(arguments, words, capsys):
     line = _one_line(capsys)
     for word in words:
         assert word in line
+
+
+def test_attack_writes_images_that_numpy_reads(checkpoint, capsys, tmp_path):
+    arguments = ["attack", "--checkpoint", str(checkpoint), "--per-class", "3", "--json"]
+    specs = ["--attack", "pgd_l2:eps=2", "--attack", "pgd_l2:eps=2,target=next"]
+    assert main([*arguments, *specs, "--eps", "0.2", "--out", "adv"]) == 0
+    summaries = json.loads(capsys.readouterr().out)
+    assert [found["spec"] for found in summaries] == ["pgd_l2:eps=2", "pgd_l2:target=next,eps=2"]
+    for found in summaries:
+        path = tmp_path / found["file"]
+        with np.load(path, allow_pickle=False) as file:
+            columns = {name: file[name] for name in file.files}
+        assert json.loads(str(columns.pop("about")))["spec"] == found["spec"]
+        assert columns["adversarial"].shape == columns["clean"].shape == (30, 32, 32, 1)
+        assert columns["adversarial"].dtype == np.uint8
+        model = load_model(checkpoint=checkpoint).eval()
+        images = torch.from_numpy(columns["adversarial"]).permute(0, 3, 1, 2) / 255
+        with torch.no_grad():
+            predicted = model(images).argmax(1).numpy()
+        assert (predicted == columns["prediction"]).all()
+        aimed = "target" in found["spec"]
+        reached = predicted == columns["target"] if aimed else predicted != columns["label"]
+        assert (reached == columns["success"]).all()
+        assert reached.any()
+        change = (columns["adversarial"].astype(float) - columns["clean"]) / 255
+        l2 = np.sqrt((change**2).reshape(30, -1).sum(1))
+        np.testing.assert_allclose(l2, columns["l2"], rtol=1e-5)
+        with Image.open(path.with_name(path.name.replace(".npz", ".png"))) as picture:
+            assert picture.size[0] > 200
+    assert (columns["target"] == (columns["label"] + 1) % 10).all()
 
 
 def test_verify_writes_the_report_and_prints_the_table(checkpoint, capsys, tmp_path):

@@ -6,11 +6,12 @@ import warnings
 
 import pytest
 import torch
+from attacks_for_tests import EVERY, light
 from models_for_tests import images_and_labels, mlp, problem
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from deitsec.attacks import PGD, create_attack, list_attacks
+from deitsec.attacks import PGD
 from deitsec.engine import Engine, graphs
 from deitsec.engine.batch import Batch
 from deitsec.engine.checked_model import CheckedModel
@@ -100,14 +101,14 @@ def test_a_model_is_told_by_what_a_graph_holds_of_it():
     assert fingerprint(model) != first
 
 
-@pytest.mark.parametrize("name", list_attacks())
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("loss_at", ["untargeted", "targeted"])
 def test_a_step_on_a_pretended_gpu_reads_nothing_back(name, loss_at, monkeypatch):
     """Fake CUDA tensors have no values: whatever would wait for one raises."""
     # autograd asks the driver for the device, which is not there
     gradient = lambda output, leaf, dlogits, **_: (torch.empty_like(leaf),)  # noqa: E731
     monkeypatch.setattr(torch.autograd, "grad", gradient)
-    attack, targeted = create_attack(name), loss_at == "targeted"
+    attack, targeted = light(name), loss_at == "targeted"
     with FakeTensorMode():
         x = torch.empty(4, 3, 8, 8, device="cuda")
         y = torch.empty(4, dtype=torch.int64, device="cuda")

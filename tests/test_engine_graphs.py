@@ -5,11 +5,12 @@ import warnings
 
 import pytest
 import torch
+from attacks_for_tests import EVERY, light
 from models_for_tests import HeavyBall, Toy, images_and_labels, mlp
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from deitsec.attacks import BIM, PGD, create_attack, list_attacks
+from deitsec.attacks import BIM, PGD
 from deitsec.engine import Engine
 from deitsec.engine.graphs import GraphSteps
 from deitsec.engine.session import Session
@@ -111,11 +112,12 @@ def captured(monkeypatch):
 
 
 def _many_steps(name):
-    attack = create_attack(name, eps=0.1)
-    return attack if not hasattr(attack, "steps") else create_attack(name, eps=0.1, steps=14)
+    attack = light(name, eps=0.1)
+    long = name in ("bim", "illc", "mifgsm", "pgd", "pgd_l1", "pgd_l2")
+    return light(name, eps=0.1, steps=14) if long else attack
 
 
-ATTACKS = [_many_steps(name) for name in list_attacks()] + [
+ATTACKS = [_many_steps(name) for name in EVERY] + [
     Toy(steps=14),
     HeavyBall(),
     PGD(eps=0.05, steps=8, restarts=3),

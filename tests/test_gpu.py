@@ -6,11 +6,12 @@ import dataclasses
 
 import pytest
 import torch
+from attacks_for_tests import EVERY, light
 from models_for_tests import problem
 from torch import nn
 
 from deitsec import ops
-from deitsec.attacks import PGD, create_attack, list_attacks
+from deitsec.attacks import PGD
 from deitsec.attacks.starts import l1_start, l2_start
 from deitsec.engine import Engine, graphs, steps
 from deitsec.engine.compaction import Compaction
@@ -79,9 +80,9 @@ def no_wait():
 
 
 @pytest.mark.parametrize("options", [{}, {"compaction": False}, {"stop": "never"}], ids=str)
-@pytest.mark.parametrize("name", list_attacks())
+@pytest.mark.parametrize("name", EVERY)
 def test_graphs_give_what_eager_steps_give(name, options, at_once):
-    model, attack = network(), create_attack(name)
+    model, attack = network(), light(name)
     images, labels = images_for(model)
     eager = Engine(model, batch_size=BATCH, cuda_graphs=False, **options)
     captured = Engine(model, batch_size=BATCH, **options)
@@ -116,7 +117,7 @@ def test_a_replay_waits_for_nothing(monkeypatch):
     assert sum(times) > 0
 
 
-@pytest.mark.parametrize("name", list_attacks())
+@pytest.mark.parametrize("name", EVERY)
 def test_an_eager_step_waits_for_nothing(name, monkeypatch):
     model = network()
     images, labels = images_for(model)
@@ -130,7 +131,7 @@ def test_an_eager_step_waits_for_nothing(name, monkeypatch):
             return take_step(step, query)
 
     monkeypatch.setattr(steps, "take_step", strict)
-    attack = create_attack(name)
+    attack = light(name)
     Engine(model, batch_size=BATCH, cuda_graphs=False).run(attack, images, labels)
     assert watched or sum(times for _, times in attack.plan()) == 1
 

@@ -69,10 +69,16 @@ def calls() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
         wins, scores = meta(2, dtype=torch.bool), meta(2)
         for name in ("track_best", "track_best_"):
             yield name, case, (images, wins, scores, images, wins, scores, True)
+        six, flags = (images,) * 6, (wins, wins, scores)
+        for name in ("apgd_step", "apgd_step_"):
+            yield name, case, (*six, *flags, 0.75, 0.2)
         yield "random_start", case, (images, ids, 0.1, -5, 1)
         planes = images.view(2, 3, 224, 224) if size == 3 * 224**2 else images[:, None, None, :]
         yield "square_window", case, (planes, planes, ids, ids, 1, 0.1, -5, 1)
         if size < 1 << 32:
+            wide = meta(2, size)
+            for name in ("adam_tanh_step", "adam_tanh_step_"):
+                yield name, case, (wide, wide, wide, images, images, scores, ids, 0.01, 1.0)
             yield "saliency_pair", case, (images, images, images > 0)
             yield "row_norms", case, (images, images)
             yield "row_norms", f"{case}-short", (images[:, :3072], images[:, :3072])
@@ -89,6 +95,14 @@ def calls() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
                 label = f"{case}-short" if short else case
                 between = {"l1": (ids, 1.0), "l2": (1.0,)}
                 yield "l1_projection", label, (rows, rows, 12.0)
+                values, gradients = meta(2, 4), meta(2, 4, rows.shape[1], dtype=dtype)
+                for p in (torch.inf, 2.0, 1.0):
+                    order = f"{label}-p{p:.0f}"
+                    yield "fab_projection", order, (rows, rows, scores, p)
+                    yield "fab_step", order, (rows, rows, rows, scores, 1.05, 0.1, p)
+                    if p > 1:
+                        crossing = (rows, rows, gradients, values, wins, 0.02, p)
+                        yield "deepfool_step", order, crossing
                 for step in steps:
                     if step.startswith("momentum"):
                         yield step, label, (rows, rows, rows, rows, 1.0, 0.1, 0.2)

@@ -15,6 +15,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OPS = {name: op for name, op in ops.list_ops().items() if not op.mutates}
 INPLACE = {name: op for name, op in ops.list_ops().items() if op.mutates}
 BITWISE = {
+    "apgd_step": (torch.float32,),
     "linf_step": (torch.float32,),
     "random_start": DTYPES,
     "track_best": DTYPES,

@@ -290,3 +290,18 @@ def test_a_wrong_argument_is_named(call: Any, error: type[Exception], words: str
     with pytest.raises(error, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_the_ball_meets_a_flat_piece_of_the_norm() -> None:
+    """Where some entries fill their rooms and the others are 0, the norm does not hang on lambda.
+
+    With eps just there, rounding once told the reference that lambda was 0.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        room = torch.rand(2, dtype=torch.float64, generator=generator) * 0.4 + 0.05
+        eps = float(room.sum())
+        x0 = torch.cat([1 - room, torch.full((3,), 0.5, dtype=torch.float64)])[None]
+        away = torch.tensor([0.5, 0.7, 0.04, -0.08, 0.06], dtype=torch.float64)
+        moved = ops.l1_projection(x0 + away, x0, eps) - x0
+        assert moved.abs().sum() <= eps * (1 + 1e-12)

@@ -30,12 +30,16 @@ struct LinfStep {
   float high = 1.0f;
 };
 
+// The nearest point of the ball around x0 and of the box.
+DEITSEC_INLINE float linf_project(float value, float x0, const LinfStep& step) {
+  return clamp(x0 + clamp(value - x0, -step.eps, step.eps), step.low, step.high);
+}
+
 // The order of operations is the reference's, so fp32 results are equal to the last bit. A gradient
 // of 0 or NaN moves nothing.
 DEITSEC_INLINE float linf_step(float x, float grad, float x0, const LinfStep& step) {
   const float move = grad > 0.0f ? step.alpha : (grad < 0.0f ? -step.alpha : 0.0f);
-  const float delta = clamp((x + move) - x0, -step.eps, step.eps);
-  return clamp(x0 + delta, step.low, step.high);
+  return linf_project(x + move, x0, step);
 }
 
 }  // namespace deitsec

@@ -66,6 +66,11 @@ class Attack(ABC):
         return getattr(self, "eps", None)
 
     @property
+    def lead(self) -> float:
+        """By how much the winning logit has to be ahead for a success to count."""
+        return getattr(self, "kappa", 0.0)
+
+    @property
     def minimizes(self) -> bool:
         """Whether the nearest of a row's successes is kept, and the row goes on after the first."""
         return self.traits.goal == "minimum" and self.radius is None
@@ -125,3 +130,17 @@ def check_share(name: str, what: str, value: float) -> None:
     """Raise a ValueError for a share that is not in (0, 1]."""
     if not 0 < value <= 1:
         raise ValueError(f"{name}: {what} must be in (0, 1], got {value}")
+
+
+def check_positive(name: str, **values: float | None) -> None:
+    """Raise a ValueError for an option that is no finite number above 0; None passes."""
+    for what, value in values.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{name}: {what} must be > 0 and finite, got {value}")
+
+
+def check_least(name: str, least: float, **values: float) -> None:
+    """Raise a ValueError for an option below the least that it may be, or infinite."""
+    for what, value in values.items():
+        if not least <= value < float("inf"):
+            raise ValueError(f"{name}: {what} must be at least {least}, got {value}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
+from deitsec.cli.attack import attack
 from deitsec.cli.bench import bench
 from deitsec.cli.distill import distill
 from deitsec.cli.doctor import doctor
@@ -24,6 +25,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(verify)
+app.command()(attack)
 app.command()(train)
 app.command()(distill)
 app.command()(bench)

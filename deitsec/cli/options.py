@@ -22,6 +22,27 @@ Device = Annotated[
 ImageSize = Annotated[
     int | None, typer.Option(help="Resize the data's images to this side.", min=1)
 ]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Weights to attack: safetensors or a torch file.")
+]
+Pretrained = Annotated[
+    bool, typer.Option("--pretrained", help="Start from timm's published weights.")
+]
+Eps = Annotated[
+    str | None, typer.Option(help="L-infinity radius, 8/255 say, for attacks that set none.")
+]
+PerClass = Annotated[int, typer.Option(help="Test images of each class.", min=1)]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Images that go together; by default what fits.", min=1)
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="Of the passes that drive the attacks: fp32, tf32, bf16 or fp16; a success "
+        "counts only in fp32."
+    ),
+]
+Compile = Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the model first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

@@ -8,11 +8,18 @@ import typer
 from deitsec.cli.display import display, summary
 from deitsec.cli.options import (
     AsJson,
+    BatchSize,
+    Checkpoint,
+    Compile,
     Data,
     Device,
+    Eps,
     Head,
     ImageSize,
     Model,
+    PerClass,
+    Precision,
+    Pretrained,
     Seed,
     check_report_folder,
     choose_device,
@@ -24,36 +31,19 @@ GATE_FAILED = 3
 def verify(
     data: Data = "digits",
     model: Model = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights to verify: safetensors or a torch file.")
-    ] = None,
-    pretrained: Annotated[
-        bool,
-        typer.Option("--pretrained", help="Start from timm's published weights."),
-    ] = False,
+    checkpoint: Checkpoint = None,
+    pretrained: Pretrained = False,
     head: Head = "average",
     attack: Annotated[
         list[str] | None,
         typer.Option(help="pgd:eps=8/255,steps=20; may be repeated.", metavar="SPEC"),
     ] = None,
-    eps: Annotated[
-        str | None, typer.Option(help="L-infinity radius, 8/255 say, for attacks that set none.")
-    ] = None,
-    per_class: Annotated[int, typer.Option(help="Test images of each class.", min=1)] = 100,
+    eps: Eps = None,
+    per_class: PerClass = 100,
     image_size: ImageSize = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images that go together; by default what fits.", min=1)
-    ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="Of the passes that drive the attacks: fp32, tf32, bf16 or fp16; a success "
-            "counts only in fp32."
-        ),
-    ] = "fp32",
-    compile: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Compile the model first.")
-    ] = False,
+    batch_size: BatchSize = None,
+    precision: Precision = "fp32",
+    compile: Compile = False,
     seed: Seed = 0,
     device: Device = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),

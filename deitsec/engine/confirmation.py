@@ -15,6 +15,8 @@ from deitsec.engine.row_batch import join_rows, take_rows
 
 # claims are gathered until they are this share of the rows: a forward pass for a few costs as much
 _GATHER = 1 / 8
+# how much farther out a nearest success is looked for that the exact model did not confirm
+_OUTWARD = (1.001, 1.01, 1.03, 1.1, 1.3)
 
 
 class Confirmation:
@@ -59,8 +61,9 @@ class Confirmation:
     def settle(self, rows: Batch) -> Batch:
         """Rows that are not confirmed yet at the end, judged by the exact model.
 
-        What is kept of a row is looked at, and where a claim is refuted, the last iterate too. What
-        comes back holds of each row only what the exact model says.
+        What is kept of a row is looked at, and where a claim is refuted, the last iterate too; of a
+        nearest success, which lies on the border, points a little farther out. What comes back
+        holds of each row only what the exact model says.
         """
         if len(rows) == 0:
             return rows
@@ -69,9 +72,13 @@ class Confirmation:
         found.claims = rows.kept.claims + claimed.long()
         found.refuted = rows.kept.refuted + (claimed & ~found.success).long()
         found.rechecks = rows.kept.rechecks + 1
-        index = (claimed & ~found.success).nonzero()[:, 0]
-        if len(index):
-            self._look_at_last(rows, found, index)
+        if self.preference.nearest:
+            away = rows.kept.adv - rows.problem.x
+            for factor in _OUTWARD:
+                farther = (rows.problem.x + factor * away).clamp(0, 1)
+                self._look_elsewhere(rows, found, claimed & ~found.success, farther)
+        else:
+            self._look_elsewhere(rows, found, claimed & ~found.success, rows.state.x)
         found.finite, found.driven = rows.kept.finite, rows.kept.driven
         steps = torch.where(rows.kept.steps >= 0, rows.kept.steps, rows.kept.clock)
         found.steps = torch.where(found.success, steps, -1)
@@ -79,12 +86,14 @@ class Confirmation:
         rows.kept = found
         return rows
 
-    def _look_at_last(self, rows: Batch, found: Kept, index: Tensor) -> None:
-        """Let the last iterates of the rows at `index` take the place of refuted images."""
-        part = take_rows(rows, index)
-        last = self._look(part, part.state.x)
-        better = last.success.nonzero()[:, 0]
-        chosen, taken = index[better], take_rows(last, better)
+    def _look_elsewhere(self, rows: Batch, found: Kept, refuted: Tensor, x: Tensor) -> None:
+        """Let images `x` that succeed take the place of those of the refuted rows."""
+        index = refuted.nonzero()[:, 0]
+        if len(index) == 0:
+            return
+        other = self._look(take_rows(rows, index), x[index])
+        better = other.success.nonzero()[:, 0]
+        chosen, taken = index[better], take_rows(other, better)
         assert found.logits is not None
         assert taken.logits is not None
         found.adv[chosen], found.logits[chosen] = taken.adv, taken.logits

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from deitsec.engine.checked_model import CheckedModel
+from deitsec.engine.access import enough_for
+from deitsec.engine.checked_model import CheckedModel, ModelError
 from deitsec.engine.parts import look_into
 from deitsec.types import Part, Parts
 
@@ -72,7 +73,11 @@ class Driver:
             leaf: (B, C, H, W) images that require a gradient.
             dlogits: (B, K) gradient in the logits, at least fp32.
             keep: whether the graph is needed once more.
+
+        Raises:
+            ModelError: the model gives no gradient of its input.
         """
+        check_differentiable(output)
         with self._in_force():
             if not self.scaled:
                 (grad,) = torch.autograd.grad(
@@ -91,3 +96,12 @@ class Driver:
         for setting in self.settings:
             stack.enter_context(setting())
         return stack
+
+
+def check_differentiable(output: Tensor) -> None:
+    """Raise a ModelError for logits that are not in the graph of the images."""
+    if not output.requires_grad:
+        raise ModelError(
+            "the model's logits do not depend on its input in a differentiable way, which a "
+            f"gradient attack needs; {enough_for('scores')}"
+        )

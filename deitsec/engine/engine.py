@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from deitsec.attacks.attack import Attack
+from deitsec.engine.access import check_access
 from deitsec.engine.feed import ahead, rows_from, waves
 from deitsec.engine.guard import warn_of_training
 from deitsec.engine.options import Options
@@ -54,6 +55,11 @@ class Engine(Options):
             rounding to the nearest level within eps. Where the clean image lies between levels, or
             eps is less than a level, a value goes to the nearest level that eps allows, or to that
             of the clean image where there is none.
+        surrogate: a model that drives the attack in the place of `model`, which is asked for
+            decisions only: a transfer attack. The clean images, successes and all that is returned
+            are judged by `model`; a row goes on after a success of the surrogate that `model`
+            refutes. Claims are as `stop` says: with `never` one a row, its highest loss of the
+            surrogate.
 
     Raises:
         ValueError: an option out of range.
@@ -157,7 +163,9 @@ class Engine(Options):
         first = next(source, None)
         if first is None:
             return
-        warn_of_training(self.model, stacklevel=3)
+        check_access(attack, self.model, self.surrogate)
+        for model in self.models:
+            warn_of_training(model, stacklevel=3)
         session = self._session
         prepared, ladder = session.ready(
             first.images, attack=attack, measure=measure or bool(self.compile)

@@ -242,7 +242,7 @@ def _key(step: Step, query: EngineQuery) -> tuple[Any, ...]:
     return (
         _name(step),
         (problem.x.shape, problem.x.dtype, kept.logits.shape, kept.logits.dtype),
-        (problem.seed, problem.targeted, goal.targeted, goal.confidence),
+        (problem.seed, problem.targeted, goal.targeted, goal.confidence, goal.kappa),
         (query.preference, type(batch.state), ops.backend_in_use()),
     )
 
@@ -256,12 +256,18 @@ def _carry_over(following: Any, state: Any) -> None:
     """Write the next state into the memory of this one."""
     targets = list(_tensors(state))
     places = {target.untyped_storage().data_ptr() for target in targets}
+    # what a step changed in place is where it belongs
+    moved = [
+        (value, target)
+        for value, target in zip(_tensors(following), targets, strict=True)
+        if value is not target
+    ]
     # the last iterate of a state is the iterate of the one before: it is read before it is written
     values = [
         value.clone() if value.untyped_storage().data_ptr() in places else value
-        for value in _tensors(following)
+        for value, _ in moved
     ]
-    for value, target in zip(values, targets, strict=True):
+    for value, (_, target) in zip(values, moved, strict=True):
         target.copy_(value)
 
 

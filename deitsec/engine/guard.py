@@ -15,17 +15,20 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 
 
 @contextlib.contextmanager
-def attack_mode(model: nn.Module) -> Generator[None]:
-    """Put the model into eval mode with frozen parameters, and restore everything after.
+def attack_mode(*models: nn.Module) -> Generator[None]:
+    """Put the models into eval mode with frozen parameters, and restore everything after.
 
     Training flags of every module, requires_grad of every parameter and the random number state
     are put back; `.grad` is never touched, since gradients are taken of inputs only.
     """
-    training = [module for module in model.modules() if module.training]
-    learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    modules = [module for model in models for module in model.modules()]
+    parameters = [parameter for model in models for parameter in model.parameters()]
+    training = [module for module in modules if module.training]
+    learnable = [parameter for parameter in parameters if parameter.requires_grad]
+    devices = {p.device for p in parameters if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)):
-        model.eval()
+        for model in models:
+            model.eval()
         for parameter in learnable:
             parameter.requires_grad_(False)
         try:

@@ -32,6 +32,7 @@ class Options:
     compaction: bool = True
     deterministic: bool = False
     quantize: bool = False
+    surrogate: nn.Module | None = None
 
     def __post_init__(self) -> None:
         """Validate the configuration."""
@@ -52,12 +53,30 @@ class Options:
             if getattr(self, name) not in (True, False, "auto"):
                 raise ValueError(f"{name} must be True, False or auto, got {getattr(self, name)!r}")
 
+        places = {p.device for model in self.models for p in model.parameters()}
+        if len(places) > 1 and self.surrogate is not None:
+            raise ValueError(
+                f"model and surrogate must be on one device, got {', '.join(map(str, places))}"
+            )
+
+    @property
+    def source(self) -> nn.Module:
+        """The model that the steps ask."""
+        return self.model if self.surrogate is None else self.surrogate
+
+    @property
+    def models(self) -> tuple[nn.Module, ...]:
+        """The model, and the surrogate where there is one."""
+        return (self.model,) if self.surrogate is None else (self.model, self.surrogate)
+
     @property
     def device(self) -> torch.device:
-        """Where the model's parameters are; the CPU for a model without any."""
-        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        """Where the parameters are; the CPU for models without any."""
+        parameters = (p for model in reversed(self.models) for p in model.parameters())
+        return next((p.device for p in parameters), torch.device("cpu"))
 
     @property
     def draws(self) -> bool:
         """Whether the model draws random numbers in eval mode, and says so."""
-        return any(getattr(module, "stochastic", False) for module in self.model.modules())
+        modules = (module for model in self.models for module in model.modules())
+        return any(getattr(module, "stochastic", False) for module in modules)

@@ -32,14 +32,33 @@ def look_into(model: nn.Module, x: Tensor, part: Part) -> Parts:
 
 
 def _heads(model: nn.Module, x: Tensor) -> Parts:
+    heads = _two_heads(model)
+    found: dict[nn.Module, list[Tensor]] = {head: [] for head in heads}
+
+    def note(module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
+        found[module].append(output)
+
+    hooks = [head.register_forward_hook(note) for head in heads]
+    try:
+        logits: Tensor = model(x)  # as it answers, with all that stands before and after it
+    finally:
+        for hook in hooks:
+            hook.remove()
+    first, second = (found[head] for head in heads)
+    if [len(output) for output in first + second] != [len(x)] * 2:
+        raise ModelError(
+            "attacks on one head need a model that asks each of its two heads once about every "
+            "image; EOT asks several times"
+        )
+    return Parts(logits=logits, heads=(first[0], second[0]))
+
+
+def _two_heads(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The layers that give class logits and distillation logits."""
     for module in model.modules():
         if getattr(module, "distilled", False) and hasattr(module, "forward_heads"):
             classifier: Any = module
-            first, second = classifier.forward_heads(x)
-            chosen = {"class": first, "distillation": second}
-            return Parts(
-                logits=chosen.get(classifier.head, (first + second) / 2), heads=(first, second)
-            )
+            return classifier.module.head, classifier.module.head_dist
     raise ModelError(
         "the model has no class head and distillation head; attacks on one head need a "
         "deitsec.Classifier of a distilled network, such as deit_micro"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deitsec.engine.attention import Attention, attention_by, attention_of, attention_on
-from deitsec.engine.checked_model import CheckedModel
+from deitsec.engine.checked_model import CheckedModel, ModelError
 from deitsec.engine.driver import Driver, Setting
 from deitsec.engine.memory import is_out_of_memory
 from deitsec.engine.precision import HALVES, Precision, tf32
@@ -132,7 +132,11 @@ def _halved(model: nn.Module, wishes: Wishes, x: Tensor, plain: Prepared) -> Pre
     """The model in half precision, by the first way that works."""
     asked = wishes.precision
     dtype = HALVES[asked]
-    finite = bool(plain.step(x).isfinite().all())
+    try:
+        finite = bool(plain.step(x).isfinite().all())
+    except ModelError as error:  # an attack on scores does not mind
+        _instead(plain, "precision", "fp32", f"{asked} was asked for, but {error}")
+        return plain
     reasons: list[str] = []
     for how, prepared in _half_ways(model, dtype, x.device, reasons):
         try:

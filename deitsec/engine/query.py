@@ -9,8 +9,7 @@ from torch import Tensor
 
 from deitsec import ops
 from deitsec.engine.batch import Batch
-from deitsec.engine.checked_model import ModelError
-from deitsec.engine.driver import Driver
+from deitsec.engine.driver import Driver, check_differentiable
 from deitsec.engine.preference import Preference
 from deitsec.types import IN_FLIGHT, Answer, Change, InFlight, Part, Parts
 
@@ -65,7 +64,8 @@ class EngineQuery:
         self._watch(grad.flatten(1), values)
         problem = self.batch.problem
         same = loss == "ce" and y is problem.y and problem.targeted == problem.goal.targeted
-        self._record(x, logits, values if same else None, predicted, offer and through is None)
+        seen = x if through is None else None
+        self._record(seen, logits, values if same else None, predicted, offer)
         self.batch.backwards += 1
         return Answer(grad=grad, loss=values, logits=logits)
 
@@ -82,15 +82,15 @@ class EngineQuery:
         leaf = x.detach().requires_grad_()
         with torch.enable_grad(), self._in_flight():
             parts = self.driver.parts(leaf if through is None else through(leaf), part)
-            self._differentiable(parts.logits)
+            check_differentiable(parts.logits)
             values = objective(parts)
-            (grad,) = torch.autograd.grad(values.sum(), leaf)
+            grad, number = _gradients(values, leaf)
         logits = self.driver.widened(parts.logits.detach())
         values = values.detach().to(logits.dtype)
-        self._watch(grad.flatten(1), values)
-        self._record(x, logits, None, None, offer and through is None)
-        self.batch.backwards += 1
-        return Answer(grad=grad.contiguous(), loss=values, logits=logits)
+        self._watch(grad.flatten(1), values.reshape(len(x), -1).sum(1))
+        self._record(x if through is None else None, logits, None, None, offer)
+        self.batch.backwards += number
+        return Answer(grad=grad, loss=values, logits=logits)
 
     def jacobian(
         self, x: Tensor, directions: Callable[[Tensor], Tensor], *, offer: bool = True
@@ -129,16 +129,8 @@ class EngineQuery:
         leaf = x.detach().requires_grad_()
         with torch.enable_grad():
             output = self._ask(leaf if through is None else through(leaf))
-        self._differentiable(output)
+        check_differentiable(output)
         return leaf, output
-
-    @staticmethod
-    def _differentiable(output: Tensor) -> None:
-        if not output.requires_grad:
-            raise ModelError(
-                "the model's logits do not depend on its input in a differentiable way; "
-                "a gradient attack needs that, and square, spsa and hopskipjump do not"
-            )
 
     def _ask(self, x: Tensor) -> Tensor:
         with self._in_flight():
@@ -167,19 +159,22 @@ class EngineQuery:
 
     def _record(
         self,
-        x: Tensor,
+        x: Tensor | None,
         logits: Tensor,
         values: Tensor | None,
         predicted: Tensor | None,
         offer: bool,
     ) -> None:
-        """Offer `x` to what is kept; `values` are cross-entropies at the goal, None where not."""
+        """Offer `x` to what is kept; `values` are cross-entropies at the goal, None where not.
+
+        `x` is None where the model saw it changed: these logits say nothing about it.
+        """
         batch = self.batch
         if x is batch.problem.x:
             if self.clean_logits is None:
                 self.clean_logits = logits
             batch.kept.make_room(logits)  # now: a captured step cannot
-        elif offer:
+        elif offer and x is not None:
             if values is None or predicted is None:
                 # losses of several kinds, or at several classes, cannot be compared
                 values, _, predicted = ops.classification_loss(logits, batch.problem.goal.y)
@@ -187,6 +182,19 @@ class EngineQuery:
         else:
             batch.kept.make_room(logits)
         batch.kept.clock += 1
+
+
+def _gradients(values: Tensor, leaf: Tensor) -> tuple[Tensor, int]:
+    """Gradients in `leaf` of objectives (B,) or (B, J), and how many those are."""
+    if values.ndim == 1:
+        (grad,) = torch.autograd.grad(values.sum(), leaf)
+        return grad.contiguous(), 1
+    number = values.shape[1]
+    grads = [
+        torch.autograd.grad(values[:, j].sum(), leaf, retain_graph=j < number - 1)[0]
+        for j in range(number)
+    ]
+    return torch.stack(grads, 1), number
 
 
 def _loss(
@@ -200,4 +208,9 @@ def _loss(
         "takes its place",
         stacklevel=2,
     )
-    return ops.classification_loss(logits, y, "margin")
+    if targets is None:
+        return ops.classification_loss(logits, y, "margin")
+    ours, aim = y[:, None], targets[:, None]
+    gradient = torch.zeros_like(logits).scatter(1, aim, 1.0).scatter(1, ours, -1.0)
+    margin = (logits.gather(1, aim) - logits.gather(1, ours))[:, 0]
+    return margin, gradient, logits.argmax(1)

@@ -45,11 +45,12 @@ class AttackResult:
         clean_logits: (B, K) logits at the clean images.
         logits: (B, K) logits at `adv`.
         queries: forward and backward passes of each row.
-        steps: (B,) int64 gradient steps until the first success, of the try that succeeded where a
-            row was tried several times; -1 where there was none.
+        steps: (B,) int64 times that the model was asked before the first success, of the try that
+            succeeded where a row was tried several times; -1 where there was none. Of an attack
+            that takes one gradient a step it is the number of steps.
         finite: (B,) bool: False where a gradient was NaN or inf and the row stopped there.
         driven: (B,) bool: False where every gradient was exactly 0, so that nothing drove the row:
-            saturated or masked gradients, not robustness.
+            saturated or masked gradients, not robustness. True where none was needed.
         claims: (B,) int64 successes by the logits that drove the attack which the exact model was
             asked about, as those were of another form of it, of lower precision, of the image
             before rounding, or of other random numbers. 0 where nobody asked.

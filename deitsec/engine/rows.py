@@ -41,7 +41,7 @@ def check_rows(
         ValueError: shapes that do not fit, no rows, images outside [0, 1] or not finite, targets
             missing or not wanted.
     """
-    _check_images(images)
+    check_images(images)
     rows = len(images)
     labels = _integers("labels", labels, rows)
     if int(labels.min()) < 0:
@@ -51,7 +51,7 @@ def check_rows(
         if not attack.traits.targeted:
             raise ValueError(f"{attack.name} cannot aim at a class; leave targets out")
         targets = _integers("targets", targets, rows)
-    elif attack.target is None and not attack.traits.untargeted:
+    elif attack.target is None and not attack.num_targets and not attack.traits.untargeted:
         raise ValueError(f"{attack.name} is targeted only: give targets or set target=")
     if attack.confidence > 0 and targets is None and attack.target is None:
         raise ValueError(
@@ -75,7 +75,8 @@ def check_rows(
     )
 
 
-def _check_images(images: Tensor) -> None:
+def check_images(images: Tensor) -> None:
+    """Raise what `check_rows` raises of images."""
     if not images.is_floating_point():
         raise TypeError(
             f"images must be float in [0, 1], got {images.dtype}; "

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deitsec.attacks.attack import Attack
+from deitsec.engine.access import access_of
 from deitsec.engine.checked_model import CheckedModel
 from deitsec.engine.exact import ExactModel
 from deitsec.engine.fingerprint import fingerprint
@@ -64,7 +65,7 @@ class Session:
             return asked if known is None else min(asked, known)
         if known is not None:
             return known
-        model = self.options.model
+        model = self.options.source
         # a model that resizes inside works on images of its own size, one that samples on several
         seen = getattr(model, "input_size", None) or shape[1:]
         samples = math.prod(getattr(module, "num_samples", 1) for module in model.modules())
@@ -85,7 +86,7 @@ class Session:
         probe = most if device.type == "cuda" else max(least, min(most, small))
         x = images[:probe].to(device)
         x = x.repeat(-(-probe // len(x)), 1, 1, 1)[:probe]
-        with attack_mode(options.model), calculation(device, deterministic=options.deterministic):
+        with attack_mode(*options.models), calculation(device, deterministic=options.deterministic):
             while True:
                 try:
                     return self._ready(x, attack, measure=measure and not options.deterministic)
@@ -97,32 +98,38 @@ class Session:
 
     def _ready(self, x: Tensor, attack: Attack, *, measure: bool) -> tuple[Prepared, Ladder]:
         options, shape = self.options, tuple(x.shape[1:])
+        hidden = access_of(options.source) != "gradient"
         # the nearest success lies on the border, where lower precision answers otherwise
-        precision = "fp32" if attack.minimizes else options.precision
+        precision = "fp32" if attack.minimizes or hidden else options.precision
+        measure = measure and not hidden  # what is measured are gradients
         key = (shape, x.dtype, x.device, measure, precision)
         known = self._prepared.get(key)
         if known is None or (known.twin is not None and not known.twin.fits()):
             wishes = Wishes(
                 precision=precision,
-                channels_last=options.channels_last,
-                attention=options.attention,
+                channels_last=False if hidden else options.channels_last,
+                attention="default" if hidden else options.attention,
                 measure=measure,
-                recall=not options.deterministic,
+                recall=not (options.deterministic or hidden),
             )
-            known = prepare(options.model, wishes, x)
+            if options.surrogate is not None:
+                _check_classes(options.model, options.surrogate, x[:1])
+            known = prepare(options.source, wishes, x)
         if measure and shape not in self._rows and options.batch_size == "auto":
             self._measure_rows(known, x)
         top = self.rows_together(shape)
-        if options.compile and "compile" not in known.decisions:
+        if options.compile and not hidden and "compile" not in known.decisions:
             compile_model(known, options.compile, x.repeat(-(-top // len(x)), 1, 1, 1)[:top])
         if precision != options.precision:
             why = f"{attack.name} looks for the nearest success, and {options.precision} misses it"
+            if hidden:
+                why = "the model is a black box, which answers as it likes"
             known.decisions["precision"] = f"fp32: {why}"
         self._prepared[key] = known
         return known, self._ladder(known, top)
 
     def _measure_rows(self, prepared: Prepared, x: Tensor) -> None:
-        weights = self.options.model if prepared.twin is None else prepared.twin
+        weights = self.options.source if prepared.twin is None else prepared.twin
         driver = prepared.driver(torch.zeros(1, dtype=torch.int64))
         try:
             row = bytes_per_row(driver, weights.parameters(), x)
@@ -160,7 +167,7 @@ class Session:
         options = self.options
         started, peak = time.perf_counter(), PeakMemory(options.device)
         with (
-            attack_mode(options.model),
+            attack_mode(*options.models),
             calculation(options.device, deterministic=options.deterministic),
         ):
             if prepared.twin is not None:
@@ -221,8 +228,9 @@ class Session:
             rounding = Rounding(norm=attack.traits.norm, eps=attack.radius)
         first = options.stop == "first_success"
         looks = _CHECK_EVERY if options.device.type == "cuda" else 1
-        same_model = prepared.same_model and not options.draws
-        doubtful = prepared.reduced or options.quantize or options.draws
+        transfers = options.surrogate is not None
+        same_model = prepared.same_model and not options.draws and not transfers
+        doubtful = prepared.reduced or options.quantize or options.draws or transfers
         confirmed = doubtful or not same_model
         return Course(
             attack=attack,
@@ -235,7 +243,7 @@ class Session:
             same_model=same_model,
             confirmed=confirmed,
             doubtful=doubtful,
-            reduced=prepared.reduced,
+            reduced=prepared.reduced and not transfers,  # the model cannot take its steps
             rounding=rounding,
             gather=not options.deterministic,
         )
@@ -243,7 +251,7 @@ class Session:
     def _steps_of(self, attack: Attack, prepared: Prepared) -> Steps:
         if self._graphs_off() is not None:
             return EagerSteps()
-        asked = self.options.model if prepared.twin is None else prepared.twin
+        asked = self.options.source if prepared.twin is None else prepared.twin
         key = (attack, id(prepared), fingerprint(asked))
         if key not in self._graphs:
             self._forget_graphs()  # they hold memory: those of one attack are kept
@@ -271,6 +279,8 @@ class Session:
         if course.confirmed:
             rounded = " after rounding to 8 bits" if options.quantize else ""
             successes = f"confirmed by a forward pass of the exact model{rounded}"
+        if options.surrogate is not None:
+            successes = f"of {type(options.surrogate).__name__}, {successes}"
         self.notes.clear()
         self.notes.update(prepared.decisions)
         self.notes["compile"] = prepared.decisions.get("compile", "off: as asked")
@@ -282,3 +292,13 @@ class Session:
         )
         self.notes["compaction"] = compaction
         self.notes["successes"] = successes
+
+
+def _check_classes(model: nn.Module, surrogate: nn.Module, x: Tensor) -> None:
+    """Raise a ValueError for a surrogate that tells other classes apart than the model."""
+    with torch.no_grad():
+        ours, theirs = model(x).shape[-1], surrogate(x).shape[-1]
+    if ours != theirs:
+        raise ValueError(
+            f"model and surrogate must have the same classes, got {ours} and {theirs} of them"
+        )

@@ -1,6 +1,6 @@
 """A stage of a run: one attack on the rows that are still standing, all tries of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -62,9 +62,9 @@ class Stage:
         true, aims = labels[rows], None
         if self.targets is not None:
             aims = self.targets[rows, variants % self.targets.shape[1]]
-        goal = Goal(y=true, targeted=False)
+        goal = Goal(y=true, targeted=False, kappa=self.attack.lead)
         if aims is not None and not self.many:
-            goal = Goal(y=aims, targeted=True, confidence=self.attack.confidence)
+            goal = replace(goal, y=aims, targeted=True, confidence=self.attack.confidence)
         problem = Problem(
             x=x[rows],
             y=true if aims is None else aims,

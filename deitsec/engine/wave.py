@@ -1,7 +1,7 @@
 """A wave: the rows that are attacked together, in batches that take their steps side by side."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -187,10 +187,10 @@ class Wave:
         """Leave the rows whose clean images reach the goal as they are; how many those are."""
         clean = self._know_clean()
         attack, rows = self.course.attack, self.rows
-        goal = Goal(y=self.labels, targeted=False)
+        goal = Goal(y=self.labels, targeted=False, kappa=attack.lead)
         if rows.targets is not None or attack.target is not None:
             (aims,) = self._targets(attack).unbind(1)
-            goal = Goal(y=aims, targeted=True, confidence=attack.confidence)
+            goal = replace(goal, y=aims, targeted=True, confidence=attack.confidence)
         self.outcome.success |= goal.reached(clean)
         return int(self.outcome.success.sum())
 
@@ -331,7 +331,7 @@ class Wave:
         check_clean(logits, query.batch.problem.sample_ids)
         if self.clean_logits is None:
             self.clean_logits = logits.new_full((len(self.x), logits.shape[1]), torch.nan)
-        self.clean_logits[query.batch.rows] = logits
+        self.clean_logits[query.batch.rows] = logits.to(self.clean_logits.dtype)
 
     def _know_clean(self) -> Tensor:
         """(N, K) logits at the clean images; a forward pass only where none was made there yet."""
@@ -343,7 +343,7 @@ class Wave:
         return self.clean_logits
 
     def _result(self) -> AttackResult:
-        home, out = self.rows.images.device, self.outcome
+        home, out, attack = self.rows.images.device, self.outcome, self.course.attack
         clean = self._know_clean()
         untouched = (out.score == -torch.inf)[:, None]
         logits = clean if out.logits is None else torch.where(untouched, clean, out.logits)
@@ -360,7 +360,7 @@ class Wave:
             queries=Queries(forward=out.forwards.to(home), backward=out.backwards.to(home)),
             steps=out.steps.to(home),
             finite=out.finite.to(home),
-            driven=out.driven.to(home),
+            driven=(out.driven | out.spared | (attack.traits.needs != "gradient")).to(home),
             claims=out.claims.to(home),
             refuted=out.refuted.to(home),
             seconds=0.0,

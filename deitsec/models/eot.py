@@ -1,28 +1,14 @@
 """Expectation over transformation: a model that looks at several random versions of an image."""
 
-from collections.abc import Sequence
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 
 from deitsec import ops
+from deitsec.models.transforms import Transform
 from deitsec.types import IN_FLIGHT, InFlight
 
 # keeps these draws apart from the starts of attacks, which have the seed itself
 _SEED = 0x45_4F_54
-
-
-class Transform(Protocol):
-    """A random change of images, differentiable in them."""
-
-    def num_draws(self, shape: Sequence[int]) -> int:
-        """Numbers in [0, 1) that a change of one image (C, H, W) takes."""
-        ...
-
-    def __call__(self, x: Tensor, draws: Tensor) -> Tensor:
-        """(B, C, H, W) images, changed as the draws (B, num_draws) say."""
-        ...
 
 
 class EOT(nn.Module):

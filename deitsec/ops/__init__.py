@@ -1,10 +1,15 @@
 """Fused operations: one a file, each with its meaning in PyTorch and its faster backends."""
 
 from deitsec.ops._op import BackendUnavailableError, Op, backend_in_use, list_ops, use
+from deitsec.ops.adam_tanh_step import adam_tanh_step, adam_tanh_step_
+from deitsec.ops.apgd_step import apgd_step, apgd_step_
 from deitsec.ops.classification_loss import classification_loss
 from deitsec.ops.cross_entropy_loss import cross_entropy_loss
+from deitsec.ops.deepfool_step import deepfool_step
 from deitsec.ops.distillation_loss import distillation_loss, distillation_rows
 from deitsec.ops.dlr_loss import dlr_loss
+from deitsec.ops.fab_projection import fab_projection
+from deitsec.ops.fab_step import fab_step
 from deitsec.ops.l1_projection import l1_projection
 from deitsec.ops.l1_step import l1_step, l1_step_
 from deitsec.ops.l2_step import l2_step, l2_step_
@@ -22,12 +27,19 @@ from deitsec.ops.track_best import track_best, track_best_
 __all__ = [
     "BackendUnavailableError",
     "Op",
+    "adam_tanh_step",
+    "adam_tanh_step_",
+    "apgd_step",
+    "apgd_step_",
     "backend_in_use",
     "classification_loss",
     "cross_entropy_loss",
+    "deepfool_step",
     "distillation_loss",
     "distillation_rows",
     "dlr_loss",
+    "fab_projection",
+    "fab_step",
     "grey_levels",
     "l1_projection",
     "l1_step",

@@ -57,6 +57,9 @@ def _find_lambda(size: Tensor, room: Tensor, eps: float) -> Tensor:
     active, total = weights.cumsum(1), (weights * breaks).cumsum(1)
     last = ((total - breaks * active < eps).sum(1, keepdim=True) - 1).clamp_min(0)
     shrink = (total.gather(1, last) - eps) / active.gather(1, last).clamp_min(1)
+    # on a flat piece that meets eps the sums tell by rounding which of its ends comes last
+    following = breaks.gather(1, (last + 1).clamp_max(breaks.shape[1] - 1))
+    shrink = shrink.maximum(following).minimum(breaks.gather(1, last))
     inside = torch.minimum(size, room).sum(1, keepdim=True) <= eps
     return torch.where(inside, 0, shrink)
 

@@ -19,7 +19,7 @@ from deitsec.report.wording import (
 )
 
 ONE_STEP = ("fgsm",)
-ITERATIVE = ("bim", "pgd", "mifgsm", "apgd")
+ITERATIVE = ("bim", "pgd", "mifgsm", "nifgsm", "apgd", "autoattack", "reliable")
 
 _TOLERANCE = 0.01
 """A difference of at most one point is taken for noise."""

@@ -18,6 +18,9 @@ from deitsec.report.wording import (
 LEVELS = ((0.10, "broken"), (0.40, "weak"), (0.70, "moderate"), (math.inf, "strong in this test"))
 """A level holds for worst-case robust accuracies below its bound."""
 
+UNLIMITED = ("not judged", "No attack here was limited in how far it may change an image")
+"""Where every classifier falls, only how far the images had to be changed tells."""
+
 _HEADLINES = {
     "broken": "This classifier breaks under attack",
     "weak": "This classifier is weak under attack",
@@ -40,7 +43,8 @@ def judge(
     """Put a report's figures into a level, a headline and a few sentences.
 
     The level goes by the worst-case robust accuracy: below 10% `broken`, below 40% `weak`, below
-    70% `moderate`, else `strong in this test`. A model at chance on clean images is `broken`.
+    70% `moderate`, else `strong in this test`. A model at chance on clean images is `broken`. Where
+    no attack had a limit it is `not judged`.
 
     Args:
         clean: the `clean` part of the report.
@@ -66,6 +70,8 @@ def judge(
     robust = worst_case["robust_accuracy"]
     if at_chance(clean):
         level, claim = "broken", "This classifier does no better than guessing, even unattacked"
+    elif all(attack["eps"] is None for attack in taken):
+        level, claim = UNLIMITED
     else:
         level = _level(robust)
         claim = _HEADLINES[level]

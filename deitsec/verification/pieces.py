@@ -35,7 +35,7 @@ def attack_piece(attack: Attack, found: Outcome, num_classes: int, command: str 
         "name": attack.name,
         "spec": format_spec(attack),
         "norm": attack.traits.norm,
-        "eps": getattr(attack, "eps", None),
+        "eps": limit(attack),
         "goal": goal_name(attack),
         **metrics,
         "robust_accuracy": share(robust(found)),
@@ -53,6 +53,25 @@ def attack_piece(attack: Attack, found: Outcome, num_classes: int, command: str 
         "disagreement": int(found.refuted.sum()) / claims if claims else None,
         "command": command,
     }
+
+
+def limit(attack: Attack) -> float | None:
+    """How far an attack may change an image, in its norm; of L0 a share of the values."""
+    return getattr(attack, "gamma", None) if attack.radius is None else attack.radius
+
+
+def judged(found: list[tuple[Attack, Outcome]]) -> list[tuple[Attack, Outcome]]:
+    """The attacks that the worst case is taken over: those with a limit, where there is one.
+
+    Without a limit every classifier falls, and the size of the change is what tells.
+    """
+    limited = [(attack, outcome) for attack, outcome in found if is_limited(attack)]
+    return limited or found
+
+
+def is_limited(attack: Attack) -> bool:
+    """Whether an attack stays within a limit, and leaves an image standing otherwise."""
+    return attack.traits.goal == "budget" or attack.radius is not None
 
 
 def engine_piece(engine: Engine) -> Piece:
@@ -131,13 +150,13 @@ def data_piece(data: DataSource, rows: Tensor) -> Piece:
 
 
 def worst_case(rows: Tensor, found: list[tuple[Attack, Outcome]], clean: Predictions) -> Piece:
-    """The `worst_case` part: rows that stay right under every attack."""
+    """The `worst_case` part: rows that stay right under every attack that is judged."""
     standing = clean.predicted == clean.labels
-    for _, outcome in found:
+    for _, outcome in judged(found):
         standing[torch.isin(rows, outcome.rows)] &= robust(outcome)
     return {
         "robust_accuracy": share(standing),
-        "attacks": [format_spec(attack) for attack, _ in found],
+        "attacks": [format_spec(attack) for attack, _ in judged(found)],
     }
 
 
@@ -146,7 +165,7 @@ def worst_predictions(
 ) -> Tensor:
     """(N,) int64: a wrong prediction where any attack made one, else the right one."""
     worst = clean.predicted.clone()
-    for _, outcome in found:
+    for _, outcome in judged(found):
         attacked = torch.isin(rows, outcome.rows)
         fallen = (worst[attacked] == outcome.labels) & (outcome.predicted != outcome.labels)
         worst[attacked] = torch.where(fallen, outcome.predicted, worst[attacked])

@@ -88,6 +88,12 @@ def verify(
     origin = origin or Origin()
     check_request(model, data, per_class, min_robust_accuracy)
     suite = default_suite(data, attacks=attacks, eps=eps, sweep=sweep)
+    if min_robust_accuracy is not None and not any(map(pieces.is_limited, suite.attacks)):
+        names = ", ".join(attack.name for attack in suite.attacks)
+        raise ValueError(
+            f"the gate needs an attack with a limit, and {names} may change an image as far as it "
+            "takes: set its eps, or add an attack such as pgd"
+        )
     engine = Engine(model, batch_size=batch_size, seed=seed, precision=precision, compile=compile)
     run = _Run(engine, data, choose_rows(data, per_class), progress)
     clean = run.clean()

@@ -1,0 +1,168 @@
+"""JSMA, C&W, FAB and AutoAttack beside their peers; what the cheap evaluation costs and finds."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.models import NETWORKS, QUICK, Network, Subject
+from benchmarks.record import Record
+from benchmarks.settings import Settings
+from benchmarks.strong import Contest, foolbox_attack, installed, measure, torchattack
+from benchmarks.trained import STURDY
+from deitsec.attacks import create_attack
+from deitsec.engine import Engine
+from deitsec.models import load_model
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+IS_QUICK = Settings.found().quick
+SEED = 0
+CW_SEARCHES, CW_STEPS = (2, 5) if IS_QUICK else (9, 100)
+UNDEFENDED, DEFENDED = ("undefended", "adversarially trained")
+CASES: dict[str, Network] = (
+    {UNDEFENDED: QUICK, DEFENDED: QUICK}
+    if IS_QUICK
+    else {
+        UNDEFENDED: NETWORKS["small_cnn 28"],
+        DEFENDED: NETWORKS["small_cnn 28 adversarial"],
+        "adversarially trained at 0.2": Network(
+            name="small_cnn 28 sturdy", recipe=STURDY, eps=0.15, rows=(256, 1000)
+        ),
+    }
+)
+
+
+@functools.cache
+def subject(name: str, rows: int) -> Subject:
+    """A network with some of its images."""
+    return CASES[name].subject(DEVICE, 8 if IS_QUICK else rows)
+
+
+def saliency() -> Contest:
+    """JSMA, 100 images, one target each."""
+    given = subject(UNDEFENDED, 100)
+    targets = (given.labels + 1) % 10
+    peers: dict[str, Callable[[], Tensor]] = {}
+    if installed("torchattacks"):
+        peers["torchattacks"] = torchattack("JSMA", given, 100, theta=1.0, gamma=0.145)
+    return Contest(
+        name="JSMA, 28 pixels, one target",
+        attack=create_attack("jsma"),
+        subject=given,
+        batch=100,
+        targets=targets,
+        peers=peers,
+        norm="l0",
+        backwards_a_forward=2,
+        floor=True,
+    )
+
+
+def carlini_wagner() -> Contest:
+    """C&W L2 with as many searches and steps as foolbox's."""
+    given = subject(UNDEFENDED, 128)
+    peers: dict[str, Callable[[], Tensor]] = {}
+    if installed("foolbox"):
+        library: Any = import_module("foolbox")
+        theirs = library.attacks.L2CarliniWagnerAttack(
+            binary_search_steps=CW_SEARCHES, steps=CW_STEPS, stepsize=0.1, initial_const=1.0
+        )
+        peers["foolbox"] = foolbox_attack(theirs, given, 128)
+    return Contest(
+        name=f"C&W L2, {CW_SEARCHES} searches of {CW_STEPS} steps",
+        attack=create_attack("cw", searches=CW_SEARCHES, steps=CW_STEPS, lr=0.1, c=1.0),
+        subject=given,
+        batch=128,
+        peers=peers,
+        norm="l2",
+        floor=True,
+    )
+
+
+def autoattack(network: str, rows: int) -> Contest:
+    """The standard protocol beside torchattacks' copy of the reference."""
+    given = subject(network, rows)
+    options = {"norm": "Linf", "eps": given.eps, "version": "standard", "n_classes": 10}
+    peers: dict[str, Callable[[], Tensor]] = {}
+    if installed("torchattacks"):
+        peers["torchattacks"] = torchattack("AutoAttack", given, rows, seed=SEED, **options)
+    return Contest(
+        name=f"AutoAttack standard, {network}",
+        attack=create_attack("autoattack", eps=given.eps),
+        subject=given,
+        batch=rows,
+        peers=peers,
+        norm="linf",
+        radius=given.eps,
+    )
+
+
+CONTESTS: dict[str, Callable[[], Contest]] = {
+    "jsma": saliency,
+    "cw": carlini_wagner,
+    "autoattack-undefended": lambda: autoattack(UNDEFENDED, 256),
+    "autoattack-adversarially-trained": lambda: autoattack(DEFENDED, 64),
+}
+
+
+@pytest.mark.parametrize("name", CONTESTS)
+def test_contest(name: str, record: Record, settings: Settings) -> None:
+    """One attack, ours and theirs."""
+    row = measure(CONTESTS[name](), settings.rounds)
+    record.add(row)
+    assert row["gate"]["passed"], f"no speed is reported: {row['gate']['faults']}"
+
+
+@pytest.mark.parametrize("name", CASES, ids=lambda name: name.replace(" ", "-"))
+def test_reliable(name: str, record: Record) -> None:
+    """What the cheap evaluation finds, and its forward passes, beside the whole protocol."""
+    given = subject(name, 128)
+    found: dict[str, dict[str, Any]] = {}
+    for attack in ("autoattack", "reliable"):
+        engine = Engine(given.model, batch_size=len(given.labels))
+        result = engine.run(create_attack(attack, eps=given.eps), given.images, given.labels)
+        found[attack] = {
+            "robust_accuracy": result.robust_accuracy,
+            "forwards": int(result.queries.forward.sum()),
+            "backwards": int(result.queries.backward.sum()),
+            "seconds": result.seconds,
+        }
+    record.add(
+        {
+            "kind": "reliable",
+            "case": name,
+            "device": DEVICE,
+            "rows": len(given.labels),
+            "eps": given.eps,
+            "weights": given.weights,
+            "sides": found,
+        }
+    )
+
+
+def test_saliency_of_a_photograph(record: Record) -> None:
+    """JSMA on one image of 224 x 224 x 3: that it runs, and in how much memory."""
+    torch.manual_seed(SEED)
+    size = 16 if IS_QUICK else 224
+    model = load_model("small_cnn", in_chans=3, image_size=size, num_classes=10).eval()
+    images = torch.rand(1, 3, size, size)
+    labels = model(images).argmax(1)
+    engine = Engine(model)
+    before = engine.run(create_attack("fgsm"), images, labels).peak_memory
+    attack = dataclasses.replace(create_attack("jsma"), gamma=1e-3)
+    result = engine.run(attack, images, labels, (labels + 1) % 10)
+    record.add(
+        {
+            "kind": "saliency memory",
+            "case": f"JSMA, {size} pixels",
+            "device": DEVICE,
+            "extra_bytes": result.peak_memory - before,
+            "seconds": result.seconds,
+            "pairs": int(result.queries.backward.max()) // 2,
+        }
+    )

@@ -1,0 +1,1 @@
+"""Other libraries' ways to call an attack, on deitsec's engine."""
