@@ -66,7 +66,7 @@ def test_jsma_changes_the_papers_pixels(seed, theta, side, channels):
     images[:, :, 0, :] = 1 if theta > 0 else 0  # saturated, and in the search all the same
     labels = model(images).argmax(1)
     targets = (labels + 1 + torch.arange(4) % 4) % 6
-    gamma = 0.06 if side == 28 else 0.145
+    gamma = 0.06 if side == 28 else 0.9
     result = run(JSMA(theta=theta, gamma=gamma), model, images, labels, targets)
     features = images[0].numel()
     most = math.floor(features * gamma / 2)
