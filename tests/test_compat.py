@@ -171,6 +171,17 @@ def test_images_are_those_of_the_library(library, name, model, rows):
     assert _won(model, ours, labels) >= _won(model, theirs, labels)
 
 
+@pytest.mark.parametrize("lr", [0.01, 0.1])
+def test_carlini_and_wagner_at_one_constant_is_that_of_torchattacks(lr, model, rows):
+    images, labels = rows
+    theirs = pytest.importorskip("torchattacks").CW(model, lr=lr)(images, labels)
+    ours = torchattacks.CW(model, lr=lr).result(images, labels)
+    assert ours.success.float().mean() >= _won(model, theirs, labels)
+    both = ours.success & (model(theirs).argmax(1) != labels)
+    far = (theirs - images).flatten(1).norm(dim=1)[both].median()
+    assert ours.distance("l2")[both].median() <= 1.02 * far
+
+
 def test_modes_of_torchattacks(model, rows):
     images, labels = rows
     attack = torchattacks.PGD(model, eps=0.5, alpha=0.1, steps=20)

@@ -282,8 +282,9 @@ CW = _made(
         defaults={"c": 1, "kappa": 0, "steps": 50, "lr": 0.01},
         say=lambda given: (
             "cw",
-            {"initial_const": float(given["c"]), "search_steps": 1, "kappa": float(given["kappa"])}
-            | {"steps": given["steps"], "lr": given["lr"]},
+            # it looks at the loss of the whole batch, which hardly ever ends a search
+            {"search_steps": 1, "abort_early": False, "steps": given["steps"], "lr": given["lr"]}
+            | {"initial_const": float(given["c"]), "kappa": float(given["kappa"])},
         ),
         stop="first_success",
     ),
