@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deitsec.attacks import create_attack
 from deitsec.attacks.cw import CW
+from deitsec.attacks.cw_linf import CWLinf
 from deitsec.engine import Engine
 from deitsec.types import Goal
 
@@ -203,9 +204,73 @@ def test_state_is_wide_and_images_keep_their_dtype(shape, dtype):
     torch.testing.assert_close(state.x, images, rtol=0, atol=max(torch.finfo(dtype).eps, 1e-6))
 
 
+def carlini_linf(model, image, y, *, targeted, steps, lr=0.02, largest=1.0):
+    """One image: the last image within its bound, the bounds that were reached, and the last c."""
+    start, tau, c, bounds = image, 1.0, 1e-3, []
+    while tau > 1 / 256:
+        w = torch.atanh((2 * start - 1) * 0.999999).requires_grad_()
+        adam, iteration = TensorFlowAdam(w, lr), 0
+        while True:
+            x = (w.tanh() + 1) / 2
+            change = (x - image).abs()
+            hinge, won = leads(model(x[None])[0], y, targeted, 0.0)
+            loss = c * hinge + (change - tau).clamp_min(0).sum()
+            if float(loss.detach()) < 1e-4 * c and won:
+                break
+            adam.step(loss)
+            iteration += 1
+            if iteration == steps:
+                c, iteration = 2 * c, 0
+                if c >= largest:
+                    return start, bounds, c
+        start = x.detach()
+        tau = min(tau, float(change.detach().max())) * 0.9
+        bounds.append(tau)
+    return start, bounds, c
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_linf_is_the_papers_code_row_by_row(targeted):
+    options = {"steps": 15, "lr": 0.02, "initial_const": 1e-3, "largest_const": 1.0}
+    y = (LABELS + 2) % 5 if targeted else LABELS
+    taus = [[] for _ in IMAGES]
+
+    class Spied(CWLinf):
+        def step(self, p, s, query):
+            following = CWLinf.step(self, p, s, query)
+            for row in (following.tau < s.tau).nonzero()[:, 0].tolist():
+                taus[row].append(float(following.tau[row]))
+            return following
+
+    engine = Engine(MODEL, compaction=False, batch_size=len(IMAGES))
+    result = engine.run(Spied(**options), IMAGES, LABELS, y if targeted else None)
+    for row in range(len(IMAGES)):
+        last, bounds, _ = carlini_linf(MODEL, IMAGES[row], int(y[row]), targeted=targeted, steps=15)
+        assert len(bounds) >= 3
+        assert taus[row] == pytest.approx(bounds, rel=1e-6)
+        # the engine keeps any success on the way, so it may have a nearer one
+        distance = float((last - IMAGES[row]).abs().max())
+        assert float(result.distance("linf")[row]) <= distance + 1e-6
+    assert result.success.all()
+
+
+def test_linf_on_a_linear_model_comes_to_the_boundary():
+    model, images, weight = linear(rows=12)
+    labels, nearest = model(images).argmax(1), model.margin(images).abs() / weight.abs().sum()
+    nearest = nearest.detach()
+    result = Engine(model.float()).run(CWLinf(initial_const=1e-3), images.float(), labels)
+    assert result.success.all()
+    ratio = result.distance("linf") / nearest
+    assert (ratio >= 1 - 1e-5).all()
+    # the bound falls by a tenth at a time, and no further than a grey level
+    assert ratio[nearest > 1 / 256].max() < 1.25
+    assert (result.distance("linf") < 2 / 256)[nearest < 1 / 256].all()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
+        ("cw_linf", {"decrease": 1.0}, r"cw_linf: decrease must be in \(0, 1\), got 1.0"),
         ("cw", {"steps": 0}, "cw: steps must be at least 1, got 0"),
         ("cw", {"kappa": -1.0}, "cw: kappa must be at least 0, got -1.0"),
         ("cw", {"lr": 0.0}, "cw: lr must be > 0 and finite, got 0.0"),

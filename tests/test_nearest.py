@@ -111,7 +111,7 @@ def fmn_told_again(name, x0, y, targeted, steps):
             eps = eps * (1 + gamma)
         else:
             eps = norm + abs(float(answer.loss)) / float(answer.grad.flatten().norm(dual))
-            eps *= 1.001
+            eps *= 1.03
         eps = min(eps, worst)
         step = (-1 if targeted else 1) * alpha * answer.grad[0] / answer.grad.norm()
         delta = (x0 + project(delta + step, eps)).clamp(0, 1) - x0

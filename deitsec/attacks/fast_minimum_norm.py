@@ -41,7 +41,8 @@ class FastMinimumNorm(Attack):
         lr: L2 length of the first step; falls to a hundredth by half a cosine.
         gamma: share by which the radius changes in the first step; falls to a fiftieth.
         overshoot: share by which the radius goes beyond the boundary of a linear model. 0 is the
-            paper's, and comes up to such a boundary without ever crossing it.
+            paper's, and comes up to such a boundary without ever crossing it: a network of the
+            digits lost 21 of 100 images to that, 97 to 0.001 and all to 0.03, and the nearest.
     """
 
     dual: ClassVar[float]  # of the norm
@@ -50,7 +51,7 @@ class FastMinimumNorm(Attack):
     steps: int = 100
     lr: float = 1.0
     gamma: float = 0.05
-    overshoot: float = 1e-3
+    overshoot: float = 0.03
 
     def __post_init__(self) -> None:
         """Validate the configuration."""
