@@ -15,8 +15,8 @@ TARGETED = [name for name in EVERY if ATTACKS[name].traits.targeted]
 # fewer steps or queries than the defaults, which are for real models
 _LIGHT: dict[str, dict[str, object]] = {
     "hopskipjump": {"max_queries": 800, "start_queries": 100},
-    "nes": {"steps": 10, "samples": 20},
-    "spsa": {"steps": 20, "samples": 20},
+    "nes": {"steps": 15, "samples": 40},
+    "spsa": {"steps": 20, "samples": 40},
     "hopskipjump_linf": {"max_queries": 800, "start_queries": 100},
 }
 
