@@ -141,8 +141,8 @@ def test_linear_model_falls_exactly_where_its_margin_says(name, seed):
 
 
 # how much of the radius is enough for one that leaves the steepest direction on purpose: a random
-# start, changed images, a smoothed gradient
-_REACH = {"difgsm": 0.5, "rfgsm": 0.3, "tifgsm": 0.5}
+# start, changed images, a smoothed or an estimated gradient
+_REACH = {"difgsm": 0.5, "rfgsm": 0.3, "tifgsm": 0.5, "nes": 0.7, "spsa": 0.7}
 
 
 @pytest.mark.parametrize("name", LINF)
@@ -153,7 +153,7 @@ def test_no_row_falls_that_cannot_and_every_row_does_that_is_well_within_reach(n
     worst = _worst(model, weight, images, labels, 0.1)
     assert not result.success[worst > 0].any()
     assert result.success.any()
-    if ATTACKS[name].traits.needs == "gradient":
+    if name != "square":  # of few queries
         easy = _worst(model, weight, images, labels, 0.1 * _REACH.get(name, 0.98)) < 0
         assert easy.any()
         assert result.success[easy].all()

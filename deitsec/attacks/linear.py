@@ -11,7 +11,7 @@ from deitsec.attacks.attack import Attack
 from deitsec.types import Plan, Problem, Query, State, Traits
 
 # how far beyond the border to go, of the way there, until rounding lets it be crossed
-_BEYOND = tuple(10.0**power for power in range(-7, -2))
+_LEAST_POWER, _TRIES = -7, 5  # 1e-7 to 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +68,7 @@ class LinearBase(Attack):
 
     def plan(self) -> Plan:
         """Return the step, once for each way beyond the border."""
-        return [(self.step, len(_BEYOND))]
+        return [(self.step, _TRIES)]
 
     def step(self, p: Problem, s: LinearState, query: Query) -> LinearState:
         """Go to the nearest border and a little beyond, and ask whether that was enough."""
@@ -78,7 +78,7 @@ class LinearBase(Attack):
         differences = _others(logits, p.labels) @ logits[:, :, None]
         clean = p.x.flatten(1)[:, None].double()
         room = torch.where(weight > 0, 1 - clean, clean)
-        beyond = torch.tensor(_BEYOND, dtype=logits.dtype, device=logits.device)[s.turn]
+        beyond = 10.0 ** (s.turn.double() + _LEAST_POWER)
         gap = (-differences[:, :, 0]).clamp(min=0) * (1 + beyond)[:, None]
         change, distance = self.nearest(weight.abs(), room, gap)
         reachable = (weight.abs() * room).sum(2) >= gap
@@ -87,7 +87,7 @@ class LinearBase(Attack):
         moved = (change * weight.sign()).gather(1, best)[:, 0].reshape(p.x.shape)
         x = (p.x.double() + moved).clamp(0, 1).to(p.x.dtype)
         done = p.goal.reached(query.logits(x))
-        return s.replace(x=x, done=done, turn=(s.turn + 1).clamp(max=len(_BEYOND) - 1))
+        return s.replace(x=x, done=done, turn=(s.turn + 1).clamp(max=_TRIES - 1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -47,16 +47,9 @@ def check_rows(
     if int(labels.min()) < 0:
         row = int((labels < 0).nonzero()[0])
         raise ValueError(f"labels must be >= 0, got {int(labels[row])} in row {row}")
+    check_aim(attack, targets)
     if targets is not None:
-        if not attack.traits.targeted:
-            raise ValueError(f"{attack.name} cannot aim at a class; leave targets out")
         targets = _integers("targets", targets, rows)
-    elif attack.target is None and not attack.num_targets and not attack.traits.untargeted:
-        raise ValueError(f"{attack.name} is targeted only: give targets or set target=")
-    if attack.confidence > 0 and targets is None and attack.target is None:
-        raise ValueError(
-            f"{attack.name}: confidence is for targeted attacks; give targets or set target="
-        )
     if sample_ids is None:
         sample_ids = torch.arange(rows, device=images.device)
     sample_ids = _integers("sample_ids", sample_ids, rows)
@@ -73,6 +66,20 @@ def check_rows(
     return Rows(
         images=images.detach().contiguous(), labels=labels, targets=targets, sample_ids=sample_ids
     )
+
+
+def check_aim(attack: Attack, targets: Tensor | None) -> None:
+    """Raise a ValueError for targets that are missing or not wanted."""
+    if targets is not None and not attack.traits.targeted:
+        raise ValueError(f"{attack.name} cannot aim at a class; leave targets out")
+    if targets is not None or attack.target is not None:
+        return
+    if not attack.num_targets and not attack.traits.untargeted:
+        raise ValueError(f"{attack.name} is targeted only: give targets or set target=")
+    if attack.confidence > 0:
+        raise ValueError(
+            f"{attack.name}: confidence is for targeted attacks; give targets or set target="
+        )
 
 
 def check_images(images: Tensor) -> None:

@@ -12,7 +12,9 @@ from torch import Tensor
 from deitsec.attacks import Attack, format_spec, parse_spec
 from deitsec.data import DataSource, balanced_rows
 from deitsec.engine import Engine
+from deitsec.engine.access import access_of, check_access
 from deitsec.engine.precision import Precision
+from deitsec.engine.rows import check_aim
 from deitsec.environment import environment
 from deitsec.metrics import per_class_vulnerability
 from deitsec.models import Classifier
@@ -73,7 +75,8 @@ def verify(
         seed: of every draw.
         batch_size, precision, compile: see `Engine`. Every figure is judged in fp32 whatever the
             precision that drives the attacks.
-        sweep: whether accuracy is measured over eps too.
+        sweep: whether accuracy is measured over eps too, by attacks that need gradients; a model
+            that gives none has no sweep.
         min_robust_accuracy: the gate, in [0, 1]; the report says whether it is met.
         origin: where the model came from.
         progress: called with (stage, rows done, rows in all).
@@ -87,13 +90,9 @@ def verify(
     started = time.perf_counter()
     origin = origin or Origin()
     check_request(model, data, per_class, min_robust_accuracy)
+    sweep = sweep and access_of(model) == "gradient"
     suite = default_suite(data, attacks=attacks, eps=eps, sweep=sweep)
-    if min_robust_accuracy is not None and not any(map(pieces.is_limited, suite.attacks)):
-        names = ", ".join(attack.name for attack in suite.attacks)
-        raise ValueError(
-            f"the gate needs an attack with a limit, and {names} may change an image as far as it "
-            "takes: set its eps, or add an attack such as pgd"
-        )
+    _check_suite(suite, model, min_robust_accuracy)
     engine = Engine(model, batch_size=batch_size, seed=seed, precision=precision, compile=compile)
     run = _Run(engine, data, choose_rows(data, per_class), progress)
     clean = run.clean()
@@ -132,6 +131,19 @@ def check_request(
     if per_class < 1:
         raise ValueError(f"per_class must be at least 1, got {per_class}")
     check_gate(min_robust_accuracy)
+
+
+def _check_suite(suite: Suite, model: Classifier, min_robust_accuracy: float | None) -> None:
+    """Raise a ValueError for attacks that the model cannot be asked for, or the gate not judge."""
+    for attack in suite.attacks:
+        check_aim(attack, None)
+        check_access(attack, model, None)
+    if min_robust_accuracy is not None and not any(map(pieces.is_limited, suite.attacks)):
+        names = ", ".join(attack.name for attack in suite.attacks)
+        raise ValueError(
+            f"the gate needs an attack with a limit, and {names} may change an image as far as it "
+            "takes: set its eps, or add an attack such as pgd"
+        )
 
 
 def check_gate(min_robust_accuracy: float | None) -> None:
