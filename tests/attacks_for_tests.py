@@ -6,6 +6,14 @@ from deitsec.attacks import list_attacks
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.registry import ATTACKS, create_attack
 
+# those that look into a transformer are held to the same on one, in test_attacks_transformer.py
+EVERY = [name for name in list_attacks() if ATTACKS[name].traits.part == "logits"]
+# one that is made for images of a shape, in a file, has tests of its own (test_universal.py)
+EVERY = [
+    name
+    for name in list_attacks()
+    if "file" not in {field.name for field in dataclasses.fields(ATTACKS[name])}
+]
 # those that look into a transformer are held to the same in test_attacks_transformer.py
 EVERY = [name for name in list_attacks() if ATTACKS[name].traits.part == "logits"]
 BUDGET = [name for name in EVERY if ATTACKS[name].traits.goal == "budget"]
@@ -15,7 +23,19 @@ TARGETED = [name for name in EVERY if ATTACKS[name].traits.targeted]
 
 # fewer steps or queries than the defaults, which are for real models
 _LIGHT: dict[str, dict[str, object]] = {
+    "evolution": {"confidence": 0.0, "generations": 20, "population": 6},
+    "evolution_cppn": {"confidence": 0.0, "generations": 20, "population": 6},
+    "tifgsm": {"kernel_size": 3},  # images have 6 pixels a side
     "apgd": {"steps": 30},
+    "apgd_l1": {"steps": 40},
+    "apgd_l2": {"steps": 30},
+    "autoattack": {"only": "apgd-ce"},
+    "autoattack_l1": {"only": "fab-t"},
+    "autoattack_l2": {"only": "apgd-t"},
+    "reliable": {"n_queries": 20},
+    "reliable_l1": {"n_queries": 20},
+    "reliable_l2": {"n_queries": 20},
+    "square_l1": {"n_queries": 300},
     "fab": {"steps": 20},
     "fab_l1": {"steps": 30},
     "fab_l2": {"steps": 20},
@@ -28,7 +48,6 @@ _LIGHT: dict[str, dict[str, object]] = {
     "fooling": {"confidence": 0.0, "steps": 50},
     "fooling_lookalike": {"steps": 80},
     "patch": {"num_patches": 8, "steps": 40},
-    "tifgsm": {"kernel_size": 3},  # images have 6 pixels a side
 }
 
 

@@ -75,8 +75,9 @@ def test_rows_do_not_know_each_other(name):
     mixed = Engine(model, batch_size=5).run(
         attack, images[order], labels[order], sample_ids=ids[order]
     )
-    # PyTorch's own norms of fp64 rows depend on their number in the last bit
+    # PyTorch's own norms of fp64 rows, and the logits, depend on their number in the last bit
     plain = attack.traits.norm == "linf" and attack.traits.goal == "budget"
+    plain = plain and attack.traits.needs == "gradient"
     rounding = 0 if plain else 1e-9
     torch.testing.assert_close(mixed.adv, whole.adv[order], rtol=0, atol=rounding)
     assert torch.equal(mixed.success, whole.success[order])

@@ -154,6 +154,21 @@ def test_the_final_search_brings_a_success_nearer(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_row_that_found_nothing_is_left_where_it_was(name):
+
+    class Rigid(nn.Module):
+        def forward(self, x):
+            total = x.flatten(1).sum(1)
+            return torch.stack([total * 0, total * 0 + 1], 1)
+
+    images = torch.rand(3, 1, 6, 6)
+    attack = create_attack(name, steps=3, num_targets=1)
+    result = run(attack, Rigid(), images, torch.ones(3, dtype=torch.long))
+    assert torch.equal(result.adv, images)
+    assert not result.success.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_restarts_never_lose_and_begin_at_half_of_the_distance(name, monkeypatch):
     model = conv()
     generator = torch.Generator().manual_seed(0)

@@ -36,6 +36,7 @@ TYPES = {
     torch.uint8: "*u8",
     torch.int64: "*i64",
     torch.bool: "*i1",
+    torch.float64: "*fp64",
 }
 MODULES = {
     module.name: importlib.import_module(f"deitsec.kernels.{module.name}")
@@ -78,6 +79,7 @@ def calls() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
             wide = meta(2, size)
             for name in ("adam_tanh_step", "adam_tanh_step_"):
                 yield name, case, (wide, wide, wide, images, images, scores, ids, 0.01, 1.0)
+            yield "saliency_pair", case, (images, images, images > 0)
             yield "row_norms", case, (images, images)
             yield "row_norms", f"{case}-short", (images[:, :3072], images[:, :3072])
             steps = (
@@ -93,6 +95,14 @@ def calls() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
                 label = f"{case}-short" if short else case
                 between = {"l1": (ids, 1.0), "l2": (1.0,)}
                 yield "l1_projection", label, (rows, rows, 12.0)
+                values, gradients = meta(2, 4), meta(2, 4, rows.shape[1], dtype=dtype)
+                for p in (torch.inf, 2.0, 1.0):
+                    order = f"{label}-p{p:.0f}"
+                    yield "fab_projection", order, (rows, rows, scores, p)
+                    yield "fab_step", order, (rows, rows, rows, scores, 1.05, 0.1, p)
+                    if p > 1:
+                        crossing = (rows, rows, gradients, values, wins, 0.02, p)
+                        yield "deepfool_step", order, crossing
                 for step in steps:
                     if step.startswith("momentum"):
                         yield step, label, (rows, rows, rows, rows, 1.0, 0.1, 0.2)

@@ -299,6 +299,8 @@ def step_arguments(rows: int, elements: int) -> dict[str, tuple[Any, ...]]:
     x0, grad = make.images(rows, elements), make.normal(rows, elements)
     x = (x0 + make.normal(rows, elements, scale=0.02)).clamp(0, 1)
     k, momentum = make.labels(rows, elements) + 1, make.normal(rows, elements, scale=1e-4)
+    value, slopes = make.normal(rows), make.normal(rows, 2, elements)
+    values, held = make.normal(rows, 2), torch.zeros(rows, dtype=torch.bool)
     scale, count = make.normal(rows), 7 * torch.arange(rows)
     return {
         "adam_tanh_step": (grad, momentum, momentum**2, grad, x0, scale, count, 0.01, 1.0),
@@ -306,6 +308,9 @@ def step_arguments(rows: int, elements: int) -> dict[str, tuple[Any, ...]]:
         "l1_step": (x, grad, x0, k, 24.0, 12.0),
         "l1_projection": (x + grad, x0, 12.0),
         "momentum_step": (x, grad, momentum, x0, 1.0, 0.01, 0.03),
+        "fab_projection": (x, grad, value * elements**0.5, torch.inf),
+        "fab_step": (x, x0, grad, value * elements**0.5, 1.05, 0.1, 2.0),
+        "deepfool_step": (x - x0, x0, slopes, values, held, 0.02, torch.inf),
     }
 
 

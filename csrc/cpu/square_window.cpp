@@ -31,8 +31,9 @@ Window draw_window(uint64_t sample, uint64_t step, uint64_t seed, uint32_t strea
   const PhiloxWords words =
       philox(counter, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
   const uint64_t down = shape.height - size + 1, across = shape.width - size + 1;
-  return {static_cast<int64_t>(words.w0 * down >> 32), static_cast<int64_t>(words.w1 * across >> 32),
-          size, words.w2 | static_cast<uint64_t>(words.w3) << 32};
+  return {static_cast<int64_t>(words.w0 * down >> 32),
+          static_cast<int64_t>(words.w1 * across >> 32), size,
+          words.w2 | static_cast<uint64_t>(words.w3) << 32};
 }
 
 // One plane of a row: a copy of x, and the window over it while it is in the cache.

@@ -97,6 +97,10 @@ class Attack(ABC):
     def plan(self) -> Plan:
         """Return the program: phases, and how often each runs."""
 
+    def plan_for(self, features: int) -> Plan:
+        """Return the program for images of so many values, where its length hangs on them."""
+        return self.plan()
+
 
 def check_budget(
     name: str,

@@ -19,7 +19,6 @@ class CWState(State):
     """Where each row is in its searches.
 
     Attributes:
-        done: (B,) bool, all searches are over.
         w: (B, C, H, W) the variable whose tanh is the image; at least fp32, as all that follows.
         m: (B, C, H, W) Adam's first moment.
         v: (B, C, H, W) Adam's second moment.
@@ -33,7 +32,6 @@ class CWState(State):
         previous: (B,) loss when it was last looked at.
     """
 
-    done: Tensor
     w: Tensor
     m: Tensor
     v: Tensor
@@ -125,10 +123,11 @@ class CW(Attack):
         over = stuck | (s.iteration == self.steps - 1)
         # as in the paper's code, the image that ends a search does not decide over its c
         fell = s.fell | (p.goal.reached(answer.logits) & ~stuck)
-        s = self._next_const(s, over & ~s.done, fell)
+        s = self._next_const(s, over & (s.search < self.search_steps), fell)
 
         # a row that is done stays at the start, where nothing new comes of it
-        iteration = torch.where(over | s.done, 0, s.iteration + 1)
+        ended = over | (s.search == self.search_steps)
+        iteration = torch.where(ended, 0, s.iteration + 1)
         pulls = torch.where(gap > 0, -p.direction * s.c, 0)
         x, distance = ops.adam_tanh_step_(
             s.w, s.m, s.v, answer.grad, p.x, pulls, iteration, self.lr, 1.0

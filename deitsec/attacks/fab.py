@@ -131,14 +131,15 @@ class FAB(Attack):
 
     def refine(self, p: Problem, s: BoundaryState, query: Query) -> BoundaryState:
         """Look for the boundary on the way to the nearest success, as if logits were linear."""
-        inner, outer = p.x, s.nearest
+        # a row without a success stays at its last iterate
+        inner, outer = p.x, torch.where(_wide(s.found), s.nearest, s.x)
         logits, beyond = query.logits(inner), query.logits(outer)
         for _ in range(self.search):
             loses, wins = logits.argmax(1, keepdim=True), beyond.argmax(1, keepdim=True)
             before = (logits.gather(1, loses) - logits.gather(1, wins))[:, 0]
             after = (beyond.gather(1, wins) - beyond.gather(1, loses))[:, 0]
             share = before / (before + after + 1e-10) * (1 + _BEYOND)
-            share = torch.where((share >= 0) & (share <= 1), share, 1)
+            share = torch.where(s.found & (share >= 0) & (share <= 1), share, 1)
             x = torch.lerp(inner, outer, _wide(share).to(inner.dtype)).clamp(0, 1)
             between = query.logits(x)
             success = p.goal.reached(between)
@@ -147,7 +148,7 @@ class FAB(Attack):
             outer = torch.where(_wide(success), x, outer)
             logits = torch.where(success[:, None], logits, between)
             beyond = torch.where(success[:, None], between, beyond)
-        return s.replace(x=s.nearest)
+        return s.replace(x=torch.where(_wide(s.found), s.nearest, s.x))
 
     def _boundary(self, p: Problem, x: Tensor, query: Query) -> tuple[Tensor, Tensor]:
         """Value and gradient at x of the difference of logits that is 0 on the boundary."""

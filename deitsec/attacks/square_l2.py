@@ -38,7 +38,7 @@ class SquareL2(SquareSearch):
         down, across = height // size, width // size
         like = p.x.new_empty(rows, channels + 1, down, across, dtype=_wide(p.x))
         drawn = uniform(p, like, self.start_stream)
-        pairs = _oriented(size, drawn[:, :1, :, :, None, None] < 0.5, drawn)
+        pairs = oriented(size, drawn[:, :1, :, :, None, None] < 0.5, drawn)
         signed = torch.where(drawn[:, 1:, :, :, None, None] < 0.5, -pairs, pairs)
         tiled = signed.transpose(3, 4).reshape(rows, channels, down * size, across * size)
         top, left = (height - down * size) // 2, (width - across * size) // 2
@@ -53,7 +53,7 @@ class SquareL2(SquareSearch):
         delta = (s.x.to(_wide(p.x)) - p.x).flatten(2)
         drawn = uniform(p, delta.new_empty(rows, 5 + channels), self.step_stream, s.turn)
         at, at_other = (
-            _window(drawn[:, k : k + 2], size, height, width).expand(-1, channels, -1)
+            window_places(drawn[:, k : k + 2], size, height, width).expand(-1, channels, -1)
             for k in (0, 2)
         )
         unused = (self.eps**2 - delta.square().sum((1, 2), keepdim=True)).clamp_min(0)
@@ -62,7 +62,7 @@ class SquareL2(SquareSearch):
         other = emptied.gather(2, at_other)  # without what both windows share
         held = old.square().sum(2, keepdim=True)
         budget = held + other.square().sum(2, keepdim=True) + unused / channels
-        pairs = _oriented(size, drawn[:, 4, None, None] < 0.5, delta).reshape(rows, 1, -1)
+        pairs = oriented(size, drawn[:, 4, None, None] < 0.5, delta).reshape(rows, 1, -1)
         signed = torch.where(drawn[:, 5:, None] < 0.5, -pairs, pairs)
         shape = signed + old / (held.sqrt() + _TINY)
         shape = shape / (shape.square().sum(2, keepdim=True).sqrt() + _TINY)
@@ -104,13 +104,13 @@ def pyramid_pair(size: int, like: Tensor) -> Tensor:
     return pair / pair.square().sum().sqrt()
 
 
-def _oriented(size: int, turned: Tensor, like: Tensor) -> Tensor:
+def oriented(size: int, turned: Tensor, like: Tensor) -> Tensor:
     """The pair of pyramids, side by side where it is turned."""
     pair = pyramid_pair(size, like)
     return torch.where(turned, pair.mT, pair)
 
 
-def _window(drawn: Tensor, size: int, height: int, width: int) -> Tensor:
+def window_places(drawn: Tensor, size: int, height: int, width: int) -> Tensor:
     """(B, 1, size * size) places of a window in the plane, from two draws of each row."""
     top = (drawn[:, 0] * (height - size + 1)).long().clamp_max(height - size)
     left = (drawn[:, 1] * (width - size + 1)).long().clamp_max(width - size)

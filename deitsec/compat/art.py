@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deitsec.attacks.attack import Attack as OurAttack
-from deitsec.compat.face import Face, Given, Said, bind, by_norm, other_than
+from deitsec.compat.face import Face, Given, Said, bind, by_norm
+from deitsec.compat.runner import Runner
 from deitsec.compat.scaled import Scale, Scaled
-from deitsec.engine import AttackResult, Engine
+from deitsec.engine import AttackResult
 
 Array = NDArray[Any]
 
@@ -63,7 +64,7 @@ class PyTorchClassifier:
         if preprocessing is not None and preprocessing != (0.0, 1.0):
             inner = Scaled(inner, Scale.of(*preprocessing))
         self._inner = inner if self.clip_values == (0.0, 1.0) else Scaled(inner, self._range)
-        self._engines: dict[tuple[Any, ...], Engine] = {}
+        self.runner = Runner(self._inner)
 
     @property
     def span(self) -> float:
@@ -84,8 +85,8 @@ class PyTorchClassifier:
 
     def inward(self, x: Array) -> Tensor:
         """The images in [0, 1], where the model is."""
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        images = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(device)
+        pixels = np.ascontiguousarray(x, dtype=np.float32)
+        images = torch.from_numpy(pixels).to(self.runner.device)
         return images if self.clip_values == (0.0, 1.0) else self._range.inward(images)
 
     def outward(self, images: Tensor) -> Array:
@@ -93,14 +94,6 @@ class PyTorchClassifier:
         low = self.clip_values[0]
         plain = self.clip_values == (0.0, 1.0)
         return (images if plain else images * self.span + low).cpu().numpy()
-
-    def engine(self, stop: Any, batch_size: int) -> Engine:
-        """The engine that keeps what it learns of the model."""
-        key = (stop, batch_size)
-        if key not in self._engines:
-            seed = torch.initial_seed() % (1 << 63)
-            self._engines[key] = Engine(self._inner, seed=seed, stop=stop, batch_size=batch_size)
-        return self._engines[key]
 
 
 class EvasionAttack:
@@ -145,9 +138,8 @@ class EvasionAttack:
         classes = classes.argmax(1) if classes.ndim == 2 and classes.shape[1] > 1 else classes
         labels = torch.from_numpy(classes.reshape(-1).astype(np.int64)).to(images.device)
         aimed = labels if targeted and y is not None else None
-        engine = self.estimator.engine(self.face.stop, int(self.given["batch_size"]))
-        labels = labels if aimed is None else other_than(aimed)
-        return engine.run(attack, images, labels, aimed)
+        truth = labels if aimed is None else None
+        return self.estimator.runner.run(attack, images, truth, aimed, self.face.stop)
 
     def _ours(self) -> OurAttack:
         scaled = {

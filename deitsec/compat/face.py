@@ -5,9 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.registry import create_attack
 from deitsec.engine.kept import Stop
@@ -89,8 +86,3 @@ def bind(
         raise TypeError(f"{theirs}(): {error}") from None
     bound.apply_defaults()
     return dict(bound.arguments)
-
-
-def other_than(targets: Tensor) -> Tensor:
-    """A class other than each target, for callers who say whom to aim at and not what is true."""
-    return (targets == 0).to(torch.int64)

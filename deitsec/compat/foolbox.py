@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from deitsec.attacks.attack import Attack as OurAttack
-from deitsec.compat.face import Face, Given, Said, bind, other_than
+from deitsec.compat.face import Face, Given, Said, bind
+from deitsec.compat.runner import Runner
 from deitsec.compat.scaled import Scale
-from deitsec.engine import AttackResult, Engine
+from deitsec.engine import AttackResult
 
 Epsilons = float | None | Sequence[float | None]
 
@@ -46,7 +47,7 @@ class PyTorchModel:
         self.bounds = (float(bounds[0]), float(bounds[1]))
         model = model if device is None else model.to(device)
         self.module = _Preprocessed(model, self.bounds, dict(preprocessing or {}))
-        self.engines: dict[str, Engine] = {}
+        self.runner = Runner(self.module)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(B, K) logits of images in the bounds."""
@@ -61,13 +62,6 @@ class PyTorchModel:
         """Images in the bounds."""
         low, high = self.bounds
         return images if self.bounds == (0.0, 1.0) else images * (high - low) + low
-
-    def engine(self, stop: Any) -> Engine:
-        """The engine that keeps what it learns of the model."""
-        if stop not in self.engines:
-            seed = torch.initial_seed() % (1 << 63)
-            self.engines[stop] = Engine(self.module, seed=seed, stop=stop)
-        return self.engines[stop]
 
 
 class _Preprocessed(nn.Module):
@@ -199,14 +193,16 @@ class Attack:
     def _attacked(
         self, model: PyTorchModel, inputs: Tensor, criterion: Criterion, radius: float | None
     ) -> AttackResult:
-        targets: Tensor | None = None
-        if isinstance(criterion, TargetedMisclassification):
-            targets = criterion.target_classes
-            labels = other_than(targets)
-        else:
-            labels = criterion.labels if isinstance(criterion, Misclassification) else criterion
-        engine = model.engine(self.face.stop)
-        return engine.run(self._made(radius), model.inward(inputs), labels, targets)
+        labels = targets = None
+        match criterion:
+            case TargetedMisclassification():
+                targets = criterion.target_classes
+            case Misclassification():
+                labels = criterion.labels
+            case _:
+                labels = criterion
+        images, attack = model.inward(inputs), self._made(radius)
+        return model.runner.run(attack, images, labels, targets, self.face.stop)
 
     def _made(self, radius: float | None) -> OurAttack:
         return self.face.attack(self.given | {"radius": 0.1 if radius is None else radius})
@@ -292,7 +288,7 @@ def _deepfool(name: str) -> Any:
 
 def _ddn(given: Given) -> Said:
     options = {"steps": given["steps"], "gamma": given["gamma"]}
-    return "ddn", options | {"init_eps": given["init_epsilon"]}
+    return "ddn", options | {"init_norm": given["init_epsilon"]}
 
 
 _DEEPFOOL: Given = {"steps": 50, "candidates": 10, "overshoot": 0.02, "loss": "logits"}

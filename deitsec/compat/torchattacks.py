@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from deitsec.compat.dataset import load, save
-from deitsec.compat.face import Face, Given, Said, bind, by_norm, other_than, to
+from deitsec.compat.face import Face, Given, Said, bind, by_norm, to
+from deitsec.compat.runner import Runner
 from deitsec.compat.scaled import Scale, Scaled
-from deitsec.engine import AttackResult, Engine
+from deitsec.engine import AttackResult
 from deitsec.models import EOT
 
 TargetMap = Callable[[Tensor, Tensor], Tensor]
@@ -40,8 +41,7 @@ class Attack:
         self.scale: Scale | None = None
         self._parameters = tuple(values)
         self._target_map: TargetMap | None = None
-        self._engine: Engine | None = None
-        self._seen = 0
+        self._runner: Runner | None = None
         self.__dict__.update(values)
         self.face.attack(self._given())  # what is wrong shows here, and not at the first call
 
@@ -57,26 +57,20 @@ class Attack:
 
     def result(self, inputs: Tensor, labels: Tensor) -> AttackResult:
         """The same call with all that the engine knows of it; images in [0, 1]."""
-        engine = self._engine = self._engine or self._new_engine()
-        images, labels = inputs.to(engine.device), labels.to(engine.device)
+        runner = self._runner = self._runner or self._new_runner()
+        images, labels = inputs.to(runner.device), labels.to(runner.device)
         targets = self._targets(images, labels)
         if self.scale is not None:
             images = self.scale.inward(images)
-        # each call draws anew
-        ids = torch.arange(self._seen, self._seen + len(images), device=engine.device)
-        self._seen += len(images)
-        if targets is not None:
-            labels = torch.where(labels == targets, other_than(targets), labels)
-        attack = self.face.attack(self._given())
-        return engine.run(attack, images, labels, targets, sample_ids=ids)
+        return runner.run(self.face.attack(self._given()), images, labels, targets, self.face.stop)
 
     def set_model(self, model: nn.Module) -> None:
         """Attack another model."""
-        self.model, self._engine = model, None
+        self.model, self._runner = model, None
 
     def set_normalization_used(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Take and give normalised images, which is what the model takes."""
-        self.scale, self._engine = Scale.of(mean, std), None
+        self.scale, self._runner = Scale.of(mean, std), None
 
     def get_mode(self) -> str:
         """The mode: `default` or `targeted(...)`."""
@@ -131,15 +125,12 @@ class Attack:
     def _given(self) -> Given:
         return {name: self.__dict__[name] for name in self._parameters}
 
-    def _new_engine(self) -> Engine:
+    def _new_runner(self) -> Runner:
         model = self.model if self.scale is None else Scaled(self.model, self.scale)
-        draws = int(self.__dict__.get("eot_iter", 1))
-        if draws > 1 and self.attack == "EOTPGD":
-            model = EOT(model, _Unchanged(), num_samples=draws)
-        seed = self.__dict__.get("seed")
-        # torch.manual_seed decides, as it does there
-        seed = torch.initial_seed() % (1 << 63) if seed is None else int(seed)
-        return Engine(model, seed=seed, stop=self.face.stop)
+        given = self._given()
+        if self.attack == "EOTPGD":
+            model = EOT(model, _Unchanged(), num_samples=given["eot_iter"])
+        return Runner(model, given.get("seed"))
 
     def _aim(self, mode: str, target_map: TargetMap) -> None:
         if not self.face.targeted:
@@ -176,6 +167,9 @@ _DIVERSE: Given = {"resize_rate": 0.9, "diversity_prob": 0.5, "random_start": Fa
 _APGD = {"Linf": "apgd", "L2": "apgd_l2", "L1": "apgd_l1"}
 _FAB = {"Linf": "fab", "L2": "fab_l2", "L1": "fab_l1"}
 _SQUARE = {"Linf": "square", "L2": "square_l2"}
+_AUTO = {"Linf": "autoattack", "L2": "autoattack_l2", "L1": "autoattack_l1"}
+# its choices where the paper leaves one; untargeted, it aims at the next class
+_SALIENCY: Given = {"round_up": True, "skip_saturated": True, "target": "next"}
 
 
 def _rfgsm(given: Given) -> Said:
@@ -307,7 +301,7 @@ JSMA = _made(
     "JSMA",
     Face(
         defaults={"theta": 1.0, "gamma": 0.1},
-        say=lambda given: ("jsma", given | {"target": "next"}),
+        say=lambda given: ("jsma", given | _SALIENCY),
         stop="first_success",
     ),
 )
@@ -350,7 +344,10 @@ AutoAttack = _made(
     Face(
         defaults={"norm": "Linf", "eps": 8 / 255, "version": "standard", "n_classes": 10}
         | {"seed": None, "verbose": False},
-        say=to("autoattack", "n_classes", "seed", "verbose"),
+        say=lambda given: (
+            by_norm("AutoAttack", _AUTO, given["norm"]),
+            {"eps": given["eps"], "version": given["version"]},
+        ),
         stop="first_success",
         targeted=False,
     ),

@@ -51,7 +51,7 @@ def check_rows(
         if not attack.traits.targeted:
             raise ValueError(f"{attack.name} cannot aim at a class; leave targets out")
         targets = _integers("targets", targets, rows)
-    elif attack.target is None and not attack.traits.untargeted:
+    elif attack.target is None and not attack.num_targets and not attack.traits.untargeted:
         raise ValueError(f"{attack.name} is targeted only: give targets or set target=")
     if attack.confidence > 0 and targets is None and attack.target is None:
         raise ValueError(

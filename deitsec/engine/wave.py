@@ -131,7 +131,7 @@ class Wave:
     ) -> list[int]:
         """Run attacks one after the other; how many rows fell to each of them."""
         fell: list[int] = []
-        sizes = [_length(attack) for attack in attacks]
+        sizes = [_length(attack, self.x[0].numel()) for attack in attacks]
         for number, attack in enumerate(attacks):
             stage = self._stage(attack)
             before = share[0] + share[1] * sum(sizes[:number]) / sum(sizes)
@@ -266,7 +266,7 @@ class Wave:
         `share` is the part of the work that was done before, and the part that this is.
         """
         course, taken = self.course, 0
-        plan = leg.stage.attack.plan()
+        plan = leg.stage.attack.plan_for(self.x[0].numel())
         steps = sum(times for _, times in plan)
         for step, times in plan:
             done = 0
@@ -369,7 +369,7 @@ class Wave:
         )
 
 
-def _length(attack: Attack) -> int:
-    """Steps of an attack, of all the tries that are known before it starts."""
+def _length(attack: Attack, features: int) -> int:
+    """Steps of an attack on such images, of all the tries that are known before it starts."""
     tries = attack.num_restarts * max(1, attack.num_targets)
-    return tries * sum(times for _, times in attack.plan())
+    return tries * sum(times for _, times in attack.plan_for(features))

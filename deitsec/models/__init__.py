@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deitsec.models.black_box import LabelsOnly, ScoresOnly
     from deitsec.models.checkpoint import load_weights, read_model_card, save_checkpoint
     from deitsec.models.checkpoint_error import CheckpointError
     from deitsec.models.classifier import HEADS, Classifier
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         papernot_mnist,
         small_cnn,
     )
+    from deitsec.models.sklearn import wrap_sklearn
     from deitsec.models.weights_hash import model_sha256
     from deitsec.models.wrapping import wrap
     from deitsec.models.zoo import build_own, list_models, load_model
@@ -29,7 +31,9 @@ __all__ = [
     "HEADS",
     "CheckpointError",
     "Classifier",
+    "LabelsOnly",
     "ModelCard",
+    "ScoresOnly",
     "build_own",
     "deit_micro",
     "list_models",
@@ -44,9 +48,11 @@ __all__ = [
     "save_checkpoint",
     "small_cnn",
     "wrap",
+    "wrap_sklearn",
 ]
 
 _HOMES = {
+    "black_box": ("LabelsOnly", "ScoresOnly"),
     "checkpoint": ("load_weights", "read_model_card", "save_checkpoint"),
     "checkpoint_error": ("CheckpointError",),
     "classifier": ("HEADS", "Classifier"),
@@ -60,6 +66,7 @@ _HOMES = {
         "papernot_mnist",
         "small_cnn",
     ),
+    "sklearn": ("wrap_sklearn",),
     "weights_hash": ("model_sha256",),
     "wrapping": ("wrap",),
     "zoo": ("build_own", "list_models", "load_model"),

@@ -95,6 +95,7 @@ def _steepest(size: Tensor, room: Tensor, gap: Tensor) -> Tensor:
 
 
 fab_projection.backend("cpp", "torch.ops.deitsec_cpp.fab_projection", device="cpu")
+fab_projection.backend("triton", "deitsec.kernels.fab_projection:fab_projection", device="cuda")
 
 
 def check_plane(name: str, x: Tensor, value: Tensor, p: float) -> None:

@@ -69,6 +69,7 @@ def fab_step(
 
 
 fab_step.backend("cpp", "torch.ops.deitsec_cpp.fab_step", device="cpu")
+fab_step.backend("triton", "deitsec.kernels.fab_step:fab_step", device="cuda")
 
 
 @fab_step.check
