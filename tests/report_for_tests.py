@@ -134,10 +134,11 @@ def build_document(num_classes=10, *, rows=300, names=None, accuracy=0.05):
     }
 
 
-def build_examples(count=2, shape=(8, 8, 1), num_classes=10):
+def build_examples(count=2, shape=(8, 8, 1), num_classes=10, maps=0):
     rng = np.random.default_rng(1)
     clean = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
     moved = np.clip(clean.astype(int) + rng.choice([-8, 8], clean.shape), 0, 255).astype(np.uint8)
+    looks = rng.integers(0, 256, (count, maps, 2, *shape[:2]), dtype=np.uint8)
     return [
         Example(
             row=row,
@@ -149,6 +150,7 @@ def build_examples(count=2, shape=(8, 8, 1), num_classes=10):
             adversarial_prediction=(row + 1) % num_classes,
             adversarial_confidence=0.8,
             attack="pgd",
+            looks=looks[row],
         )
         for row in range(count)
     ]

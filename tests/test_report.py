@@ -105,7 +105,7 @@ def _files(folder):
 
 
 def test_a_saved_report_loads_as_it_was(document, tmp_path):
-    examples = build_examples(3, (5, 7, 3))
+    examples = build_examples(3, (5, 7, 3), maps=2)
     written = Report(document, examples).save(tmp_path / "new" / "folder")
     assert written[-1].name == "report.json"
     assert {str(p.relative_to(tmp_path / "new/folder")) for p in written} == {

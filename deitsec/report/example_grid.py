@@ -30,12 +30,17 @@ def example_grid(examples: Sequence[Example], class_names: Sequence[str]) -> "Fi
         examples: at least one.
         class_names: one name a class.
     """
-    large = max(examples[0].clean.shape) > _LARGE
-    shown = examples[: _MOST_LARGE if large else MOST_EXAMPLES]
+    shown = shown_examples(examples)
     figure = new_figure(1.95 * len(shown))
     for axes, example in zip(figure.subplots(len(shown), 3, squeeze=False), shown, strict=True):
         _draw_row(axes, example, class_names)
     return figure
+
+
+def shown_examples(examples: Sequence[Example]) -> Sequence[Example]:
+    """Those that a picture has room for."""
+    large = max(examples[0].clean.shape) > _LARGE
+    return examples[: _MOST_LARGE if large else MOST_EXAMPLES]
 
 
 def _draw_row(axes: NDArray[Any], example: Example, class_names: Sequence[str]) -> None:

@@ -79,6 +79,8 @@ def _alt_texts(document: Document) -> dict[str, str]:
         ),
         "examples": "Rows of three pictures: a clean image, its amplified change, and the "
         "adversarial image with the model's answers below.",
+        "looks": "Rows of pictures that show in bright colours where the model looks: on a clean "
+        "image, and on its adversarial version.",
         "eps": f"Robust accuracy against eps, from {clean} on clean images: {sweeps}.",
         "classes": f"Bars of each class's accuracy; the lowest under attack: {weakest}.",
     }

@@ -23,6 +23,7 @@ from deitsec.report.figure import (
     plot_style,
     png_bytes,
 )
+from deitsec.report.looks_grid import looks_grid
 from deitsec.report.wording import (
     NORM_SYMBOLS,
     attack_label,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 PLOT_NAMES = (
     "examples.png",
+    "looks.png",
     "confusion.png",
     "confusion-narrow.png",
     "accuracy-eps.png",
@@ -69,6 +71,8 @@ def draw_plots(document: Document, examples: Sequence[Example] = ()) -> dict[str
         if examples:
             names = document["data"]["class_names"]
             figures["examples.png"] = example_grid(examples, names)
+            if len(examples[0].looks):
+                figures["looks.png"] = looks_grid(examples, names)
         if document["sweeps"]:
             figures["accuracy-eps.png"] = accuracy_against_eps(document)
         if document["per_class"]:

@@ -22,6 +22,7 @@ from deitsec.report import SCHEMA, Example, Report, judge, sanity_checks
 from deitsec.verification import pieces
 from deitsec.verification.command import attack_command
 from deitsec.verification.gallery import Gallery
+from deitsec.verification.looks import with_looks
 from deitsec.verification.measure import Outcome, Predictions, measure, predict
 from deitsec.verification.suite import Suite, default_suite
 
@@ -108,8 +109,9 @@ def verify(
         checks=document["checks"],
         gate=document["gate"],
     )
+    examples = with_looks(model, _in_turn(galleries))
     document["seconds"] = time.perf_counter() - started
-    return Report(document=document, examples=_in_turn(galleries))
+    return Report(document=document, examples=examples)
 
 
 def _in_turn(galleries: list[Gallery]) -> list[Example]:
