@@ -140,6 +140,17 @@ def test_a_stage_adds_to_those_before_it(name):
     assert 0 < found[2].sum() < len(IMAGES)
 
 
+@pytest.mark.parametrize("suffix", NORMS.values())
+def test_what_the_nearest_point_attack_left_outside_of_the_ball_is_not_returned(suffix):
+    """FAB finds successes beyond eps: they are neither successes nor the best attempt."""
+    attack = create_attack("autoattack" + suffix, eps=0.01, only="fab-t")
+    result = run(attack, MODEL, IMAGES, LABELS)
+    assert (result.distance(attack.traits.norm) <= 0.01 * (1 + 1e-5)).all()
+    with torch.no_grad():
+        assert torch.equal(MODEL(result.adv).argmax(1) != LABELS, result.success)
+    assert result.robust_accuracy == pytest.approx(1 - result.success.double().mean().item())
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

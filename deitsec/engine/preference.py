@@ -19,7 +19,7 @@ class Preference:
         first: whether the first success is kept, whatever comes after.
         nearest: whether a success is better the nearer it is to the clean image.
         norm: in which distances are measured.
-        radius: distance beyond which a success does not count; None counts any. What stays in its
+        radius: distance beyond which an image does not count; None counts any. What stays in its
             ball by itself needs none.
     """
 
@@ -41,7 +41,9 @@ class Preference:
             return success, score
         distance = ops.row_norms(x, clean)[NORMS.index(self.norm)].to(score.dtype)
         if self.radius is not None:
-            success = success & (distance <= self.radius * (1 + _ROUNDING))
+            # what lies beyond is no image of the attack, as a success or as the best attempt
+            within = distance <= self.radius * (1 + _ROUNDING)
+            success, score = success & within, torch.where(within, score, torch.nan)
         if self.nearest:
             score = torch.where(success, -distance, score)
         return success, score
