@@ -6,16 +6,14 @@ from deitsec.attacks import list_attacks
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.registry import ATTACKS, create_attack
 
-# those that look into a transformer are held to the same on one, in test_attacks_transformer.py
-EVERY = [name for name in list_attacks() if ATTACKS[name].traits.part == "logits"]
-# one that is made for images of a shape, in a file, has tests of its own (test_universal.py)
+# one that is made for images of a shape, in a file, has tests of its own (test_universal.py); those
+# that look into a transformer are held to the same on one (test_attacks_transformer.py)
 EVERY = [
     name
     for name in list_attacks()
-    if "file" not in {field.name for field in dataclasses.fields(ATTACKS[name])}
+    if ATTACKS[name].traits.part == "logits"
+    and "file" not in {field.name for field in dataclasses.fields(ATTACKS[name])}
 ]
-# those that look into a transformer are held to the same in test_attacks_transformer.py
-EVERY = [name for name in list_attacks() if ATTACKS[name].traits.part == "logits"]
 BUDGET = [name for name in EVERY if ATTACKS[name].traits.goal == "budget"]
 MINIMUM = [name for name in EVERY if ATTACKS[name].traits.goal == "minimum"]
 UNTARGETED = [name for name in EVERY if ATTACKS[name].traits.untargeted]
@@ -36,6 +34,10 @@ _LIGHT: dict[str, dict[str, object]] = {
     "reliable_l1": {"n_queries": 20},
     "reliable_l2": {"n_queries": 20},
     "square_l1": {"n_queries": 300},
+    "cw": {"steps": 150, "search_steps": 5, "initial_const": 0.1, "lr": 0.02},
+    "cw_linf": {"steps": 40},
+    "jsma": {"gamma": 0.6},
+    "lbfgs": {"steps": 40, "search_steps": 8},
     "fab": {"steps": 20},
     "fab_l1": {"steps": 30},
     "fab_l2": {"steps": 20},
