@@ -28,7 +28,7 @@ _LIGHT: dict[str, dict[str, object]] = {
     "apgd_l1": {"steps": 40},
     "apgd_l2": {"steps": 30},
     "autoattack": {"only": "apgd-ce"},
-    "autoattack_l1": {"only": "fab-t"},
+    "autoattack_l1": {"only": "apgd-ce+fab-t"},
     "autoattack_l2": {"only": "apgd-t"},
     "reliable": {"n_queries": 20},
     "reliable_l1": {"n_queries": 20},
