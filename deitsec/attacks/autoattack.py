@@ -96,7 +96,12 @@ class AutoAttack(Cascade):
     def fab(self, *, targeted: bool) -> FAB:
         """FAB within the ball."""
         restarts, targets = (1, _TARGETS) if targeted else (_RESTARTS, 0)
-        return _FAB[self.traits.norm](eps=self.eps, restarts=restarts, num_targets=targets)
+        return _FAB[self.traits.norm](
+            eps=self.eps,
+            restarts=restarts,
+            num_targets=targets,
+            search=0,  # a final search was in FAB's first code, and is not in AutoAttack's
+        )
 
     def square(self) -> SquareSearch:
         """Square with the queries of the protocol."""

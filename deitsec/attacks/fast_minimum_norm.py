@@ -41,8 +41,8 @@ class FastMinimumNorm(Attack):
         lr: L2 length of the first step; falls to a hundredth by half a cosine.
         gamma: share by which the radius changes in the first step; falls to a fiftieth.
         overshoot: share by which the radius goes beyond the boundary of a linear model. 0 is the
-            paper's, and comes up to such a boundary without ever crossing it: a network of the
-            digits lost 21 of 100 images to that, 97 to 0.001 and all to 0.03, and the nearest.
+            paper's, and comes up to such a boundary without ever crossing it: of 100 images of a
+            network of the digits 21 fell to that, 97 to 0.001, and all to 0.03.
     """
 
     dual: ClassVar[float]  # of the norm

@@ -319,7 +319,7 @@ class HopSkipJumpLinf(HopSkipJumpBase):
 def _random_image(p: Problem, clock: Tensor) -> Tensor:
     """Uniform noise in patches, of 1 pixel at the first try, then 2, 4, ...; then on the image.
 
-    On MNIST 300 tries find a start in 71% of the pairs of image and class, pixel noise in 15%.
+    On MNIST 300 tries found a start in 71% of the pairs of image and class.
     """
     noise = uniform(p, p.x, _NOISE, clock)
     _, channels, height, width = noise.shape

@@ -9,10 +9,8 @@ from deitsec.attacks.autoattack import AutoAttack, AutoAttackL1, AutoAttackL2
 from deitsec.attacks.cascade import Cascade
 from deitsec.types import Evidence, Traits
 
-_WITH_GRADIENTS = (
-    "apgd-ce",
-    "apgd-t",
-)  # by yield: the one that breaks most in its first steps first
+# by yield: the one that breaks most in its first steps first
+_WITH_GRADIENTS = ("apgd-ce", "apgd-t")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
