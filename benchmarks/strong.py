@@ -209,7 +209,12 @@ def compared(figures: Mapping[str, Row]) -> dict[str, str]:
     best = max((row["success"] for row in others), default=0.0)
     if ours["success"] < best - SUCCESS_SHORT:
         faults["success"] = f"{ours['success']:.3f}, a peer {best:.3f}"
-    near = [row["median_distance"] for row in others if row.get("success", 0) >= best - 0.01]
+    # a side that breaks fewer rows breaks the near ones
+    near = [
+        row["median_distance"]
+        for row in others
+        if "median_distance" in row and row["success"] >= ours["success"] - SUCCESS_SHORT
+    ]
     if near and ours.get("median_distance", 0.0) > min(near) * (1 + DISTANCE_OVER):
         faults["distance"] = f"{ours['median_distance']:.4f}, a peer {min(near):.4f}"
     return faults

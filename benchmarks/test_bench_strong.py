@@ -52,7 +52,7 @@ def saliency() -> Contest:
         peers["torchattacks"] = torchattack("JSMA", given, 100, theta=1.0, gamma=0.145)
     return Contest(
         name="JSMA, 28 pixels, one target",
-        attack=create_attack("jsma"),
+        attack=create_attack("jsma", round_up=True, skip_saturated=True),  # as theirs
         subject=given,
         batch=100,
         targets=targets,
@@ -75,7 +75,9 @@ def carlini_wagner() -> Contest:
         peers["foolbox"] = foolbox_attack(theirs, given, 128)
     return Contest(
         name=f"C&W L2, {CW_SEARCHES} searches of {CW_STEPS} steps",
-        attack=create_attack("cw", searches=CW_SEARCHES, steps=CW_STEPS, lr=0.1, c=1.0),
+        attack=create_attack(
+            "cw", search_steps=CW_SEARCHES, steps=CW_STEPS, lr=0.1, initial_const=1.0
+        ),
         subject=given,
         batch=128,
         peers=peers,

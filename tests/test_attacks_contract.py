@@ -198,12 +198,12 @@ def test_the_nearest_success_is_near_the_closed_form_optimum(name):
     far = optimum > 0.15 * optimum.max()  # some have a least step, longer than what is left there
     images, optimum = images[far], optimum[far]
     labels = model(images).argmax(1)
-    result = run(light(name), model, images, labels)
+    more = {"max_queries": 3000} if ATTACKS[name].traits.needs == "decision" else {}
+    result = run(light(name, **more), model, images, labels)
     assert result.success.all()
     ratio = result.distance(norm).double() / optimum
     assert (ratio >= 1 - 1e-4).all()
-    assert ratio.median() <= 1.25
-    assert ratio.max() <= 1.6
+    assert ratio.max() <= 1.25
 
 
 @pytest.mark.parametrize("name", TARGETED)
