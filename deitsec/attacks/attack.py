@@ -71,6 +71,11 @@ class Attack(ABC):
         return getattr(self, "kappa", 0.0)
 
     @property
+    def limit(self) -> float | None:
+        """How far it may change an image, as a report says it; None as far as it takes."""
+        return self.radius
+
+    @property
     def minimizes(self) -> bool:
         """Whether the nearest of a row's successes is kept, and the row goes on after the first."""
         return self.traits.goal == "minimum" and self.radius is None
@@ -83,7 +88,7 @@ class Attack(ABC):
     @property
     def spares(self) -> bool:
         """Whether a row whose clean image reaches the goal already is left as it is."""
-        return self.minimizes
+        return self.traits.goal == "minimum"
 
     def second_opinion(self, evidence: Evidence) -> tuple["Attack", ...]:
         """The stages to add in view of what the others came to, on rows attacked together."""

@@ -63,6 +63,16 @@ class JSMA(Attack):
             raise ValueError(f"{self.name}: theta must be in [-1, 1] and not 0, got {self.theta}")
         check_share(self.name, "gamma", self.gamma)
 
+    @property
+    def limit(self) -> float:
+        """Share of the features that may change."""
+        return self.gamma
+
+    @property
+    def spares(self) -> bool:
+        """An image that is taken for the target already needs no change."""
+        return True
+
     def most_pairs(self, features: int) -> int:
         """How many pairs may change, of so many features."""
         pairs = features * self.gamma / 2

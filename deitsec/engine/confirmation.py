@@ -16,7 +16,7 @@ from deitsec.engine.row_batch import join_rows, take_rows
 # claims are gathered until they are this share of the rows: a forward pass for a few costs as much
 _GATHER = 1 / 8
 # how much farther out a nearest success is looked for that the exact model did not confirm
-_OUTWARD = (1.001, 1.01, 1.03, 1.1, 1.3)
+_OUTWARD = (1.001, 1.01, 1.03, 1.1, 1.3, 2.0, 4.0, 8.0, 16.0)
 
 
 class Confirmation:
@@ -77,8 +77,7 @@ class Confirmation:
             for factor in _OUTWARD:
                 farther = (rows.problem.x + factor * away).clamp(0, 1)
                 self._look_elsewhere(rows, found, claimed & ~found.success, farther)
-        else:
-            self._look_elsewhere(rows, found, claimed & ~found.success, rows.state.x)
+        self._look_elsewhere(rows, found, claimed & ~found.success, rows.state.x)
         found.finite, found.driven = rows.kept.finite, rows.kept.driven
         steps = torch.where(rows.kept.steps >= 0, rows.kept.steps, rows.kept.clock)
         found.steps = torch.where(found.success, steps, -1)

@@ -44,7 +44,7 @@ class Driver:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, K) logits at `x`, in the precision of the model."""
-        with self._in_force():
+        with self.in_force():
             return self.model(x.contiguous(memory_format=self.memory_format))
 
     def parts(self, x: Tensor, part: Part) -> Parts:
@@ -53,7 +53,7 @@ class Driver:
         Raises:
             ModelError: the model has no such part.
         """
-        with self._in_force():
+        with self.in_force():
             if part == "logits":
                 return Parts(logits=self.model(x.contiguous(memory_format=self.memory_format)))
             return look_into(self.module, x, part)
@@ -78,7 +78,7 @@ class Driver:
             ModelError: the model gives no gradient of its input.
         """
         check_differentiable(output)
-        with self._in_force():
+        with self.in_force():
             if not self.scaled:
                 (grad,) = torch.autograd.grad(
                     output, leaf, dlogits.to(output.dtype), retain_graph=keep
@@ -91,7 +91,8 @@ class Driver:
             (grad,) = torch.autograd.grad(output, leaf, scaled, retain_graph=keep)
             return torch.ldexp(grad.contiguous(), exponent[:, :, None, None])
 
-    def _in_force(self) -> AbstractContextManager[object]:
+    def in_force(self) -> AbstractContextManager[object]:
+        """The settings that the model is asked under."""
         stack = contextlib.ExitStack()
         for setting in self.settings:
             stack.enter_context(setting())

@@ -9,6 +9,7 @@ from deitsec import ops
 from deitsec.types import NORMS, Norm
 
 _ROUNDING = 1e-6  # of a radius: what fp32 is off by in a distance
+_PIXEL = 2.0**-23  # what the difference of two pixels k / 255 is off by, however small it is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,12 +22,14 @@ class Preference:
         norm: in which distances are measured.
         radius: distance beyond which an image does not count; None counts any. What stays in its
             ball by itself needs none.
+        slack: what a distance in L-infinity may be off by.
     """
 
     first: bool
     nearest: bool = False
     norm: Norm | None = None
     radius: float | None = None
+    slack: float = _PIXEL
 
     def of(self, success: Tensor, score: Tensor, x: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Success and score of each row, as they count.
@@ -42,7 +45,8 @@ class Preference:
         distance = ops.row_norms(x, clean)[NORMS.index(self.norm)].to(score.dtype)
         if self.radius is not None:
             # what lies beyond is no image of the attack, as a success or as the best attempt
-            within = distance <= self.radius * (1 + _ROUNDING)
+            slack = self.slack if self.norm == "linf" else 0.0
+            within = distance <= self.radius * (1 + _ROUNDING) + slack
             success, score = success & within, torch.where(within, score, torch.nan)
         if self.nearest:
             score = torch.where(success, -distance, score)

@@ -79,14 +79,27 @@ class EngineQuery:
         offer: bool = True,
     ) -> Answer:
         """Value and gradient at `x` of a differentiable formula; see `deitsec.types.Query`."""
-        leaf = x.detach().requires_grad_()
-        with torch.enable_grad(), self._in_flight():
-            parts = self.driver.parts(leaf if through is None else through(leaf), part)
-            check_differentiable(parts.logits)
-            values = objective(parts)
-            grad, number = _gradients(values, leaf)
-        logits = self.driver.widened(parts.logits.detach())
-        values = values.detach().to(logits.dtype)
+        if part == "logits":
+            leaf, output = self._forward(x, through)
+            logits = self.driver.widened(output.detach())
+            values, forms = _forms(objective, logits)
+            grads = [
+                self.driver.backward(output, leaf, form, keep=form is not forms[-1])
+                for form in forms
+            ]
+            number = len(grads)
+            grad = torch.stack(grads, 1) if values.ndim == 2 else grads[0]
+        else:
+            leaf = x.detach().requires_grad_()
+            with torch.enable_grad(), self._in_flight():
+                seen = leaf if through is None else through(leaf)
+                parts = self.driver.parts(seen, part)
+                check_differentiable(parts.logits)
+                values = objective(parts)
+                with self.driver.in_force():
+                    grad, number = _gradients(values, leaf)
+            logits = self.driver.widened(parts.logits.detach())
+            values = values.detach().to(logits.dtype)
         self._watch(grad.flatten(1), values.reshape(len(x), -1).sum(1))
         self._record(x if through is None else None, logits, None, None, offer)
         self.batch.backwards += number
@@ -195,6 +208,23 @@ def _gradients(values: Tensor, leaf: Tensor) -> tuple[Tensor, int]:
         for j in range(number)
     ]
     return torch.stack(grads, 1), number
+
+
+def _forms(objective: Callable[[Parts], Tensor], logits: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Values of an objective of the logits, and its gradient in them, one for each value of a row.
+
+    The driver takes these into the image: it knows what half precision would lose of them.
+    """
+    with torch.enable_grad():
+        leaf = logits.requires_grad_()
+        values = objective(Parts(logits=leaf))
+        columns = values.unbind(1) if values.ndim == 2 else [values]
+        forms = [
+            torch.autograd.grad(column.sum(), leaf, retain_graph=column is not columns[-1])[0]
+            for column in columns
+        ]
+    logits.requires_grad_(False)
+    return values.detach().to(logits.dtype), forms
 
 
 def _loss(

@@ -9,6 +9,7 @@ from deitsec import ops
 from deitsec.types import Norm
 
 _LEVEL = 1e-3  # of a level: fp32 is off by less, and a radius of 8/255 is to mean 8 levels
+ROUNDED_SLACK = _LEVEL / 255  # by which rounded images may leave an L-infinity ball
 _NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
 
 

@@ -8,6 +8,7 @@ from deitsec.attacks.attack import Attack
 from deitsec.engine.batch import Batch
 from deitsec.engine.kept import Kept
 from deitsec.engine.preference import Preference
+from deitsec.engine.rounding import ROUNDED_SLACK
 from deitsec.engine.rows import VARIANT_BIT
 from deitsec.types import Goal, Problem
 
@@ -35,16 +36,23 @@ class Stage:
         """How often a row is tried."""
         return self.attack.num_restarts * (1 if self.targets is None else self.targets.shape[1])
 
-    def preference(self, *, first: bool) -> Preference:
-        """Which of a row's images is kept; `first` where the first success would do."""
+    def preference(self, *, first: bool, rounded: bool = False) -> Preference:
+        """Which of a row's images is kept.
+
+        Args:
+            first: whether the first success would do.
+            rounded: whether the images were rounded to 8 bits, which may take them out of the ball.
+        """
         attack = self.attack
-        bounded = attack.traits.goal == "minimum"  # what stays in its ball needs no measuring
-        return Preference(
+        # what stays in its ball by itself needs no measuring
+        strays = rounded or attack.traits.goal == "minimum"
+        preference = Preference(
             first=first and not attack.minimizes,
             nearest=attack.minimizes,
             norm=attack.traits.norm,
-            radius=attack.radius if bounded else None,
+            radius=attack.radius if strays else None,
         )
+        return replace(preference, slack=ROUNDED_SLACK) if rounded else preference
 
     def batch(
         self, x: Tensor, labels: Tensor, ids: Tensor, rows: Tensor, variants: Tensor, real: Tensor

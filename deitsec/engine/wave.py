@@ -149,7 +149,12 @@ class Wave:
             stage=stage,
             preference=preference,
             confirmation=Confirmation(
-                self.exact, rounding=course.rounding, preference=preference, gather=course.gather
+                self.exact,
+                rounding=course.rounding,
+                preference=stage.preference(
+                    first=preference.first, rounded=course.rounding is not None
+                ),
+                gather=course.gather,
             ),
         )
         compaction = Compaction(
@@ -179,8 +184,12 @@ class Wave:
         self.outcome.finite[rows] = True
         usual = self.driver, self.steps
         self.driver, self.steps = self.exact.as_driver(), EagerSteps()
-        batches = self._start(rows, torch.zeros_like(rows), leg.stage)
-        self._follow(batches, compaction, leg, (1.0, 0.0))
+        for variant in range(leg.stage.tries):
+            standing = rows[~self.outcome.success[rows]]
+            if len(standing) == 0:
+                break
+            batches = self._start(standing, torch.full_like(standing, variant), leg.stage)
+            self._follow(batches, compaction, leg, (1.0, 0.0))
         self.driver, self.steps = usual
 
     def _spare(self) -> int:
@@ -343,7 +352,8 @@ class Wave:
         return self.clean_logits
 
     def _result(self) -> AttackResult:
-        home, out, attack = self.rows.images.device, self.outcome, self.course.attack
+        home, out = self.rows.images.device, self.outcome
+        blind = all(stage.traits.needs != "gradient" for stage in self.course.attack.stages)
         clean = self._know_clean()
         untouched = (out.score == -torch.inf)[:, None]
         logits = clean if out.logits is None else torch.where(untouched, clean, out.logits)
@@ -360,7 +370,7 @@ class Wave:
             queries=Queries(forward=out.forwards.to(home), backward=out.backwards.to(home)),
             steps=out.steps.to(home),
             finite=out.finite.to(home),
-            driven=(out.driven | out.spared | (attack.traits.needs != "gradient")).to(home),
+            driven=(out.driven | out.spared | blind).to(home),
             claims=out.claims.to(home),
             refuted=out.refuted.to(home),
             seconds=0.0,

@@ -35,7 +35,7 @@ def attack_piece(attack: Attack, found: Outcome, num_classes: int, command: str 
         "name": attack.name,
         "spec": format_spec(attack),
         "norm": attack.traits.norm,
-        "eps": limit(attack),
+        "eps": attack.limit,
         "goal": goal_name(attack),
         **metrics,
         "robust_accuracy": share(robust(found)),
@@ -53,11 +53,6 @@ def attack_piece(attack: Attack, found: Outcome, num_classes: int, command: str 
         "disagreement": int(found.refuted.sum()) / claims if claims else None,
         "command": command,
     }
-
-
-def limit(attack: Attack) -> float | None:
-    """How far an attack may change an image, in its norm; of L0 a share of the values."""
-    return getattr(attack, "gamma", None) if attack.radius is None else attack.radius
 
 
 def judged(found: list[tuple[Attack, Outcome]]) -> list[tuple[Attack, Outcome]]:
