@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import linprog, minimize
 from torch import nn
 
 from deitsec.attacks import create_attack
 from deitsec.engine import run
 
+optimize = pytest.importorskip("scipy.optimize")
 NAMES = {"linf": "linear", "l2": "linear_l2", "l1": "linear_l1"}
 
 
@@ -29,7 +29,7 @@ def _optimum(w, gap, x, norm):
         return np.inf
     if norm == "l2":
         start = np.where(w > 0, high, low)
-        found = minimize(
+        found = optimize.minimize(
             lambda d: d @ d,
             start,
             jac=lambda d: 2 * d,
@@ -49,7 +49,7 @@ def _optimum(w, gap, x, norm):
         rows.append(row)
         bounds.append(0)
     limits = [(0, h) for h in high] + [(0, -v) for v in low] + [(0, None)] * more
-    return linprog(cost, A_ub=np.array(rows), b_ub=np.array(bounds), bounds=limits).fun
+    return optimize.linprog(cost, A_ub=np.array(rows), b_ub=np.array(bounds), bounds=limits).fun
 
 
 @pytest.mark.parametrize("norm", NAMES)

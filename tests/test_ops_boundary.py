@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from deitsec import ops
+from deitsec import native, ops
 from deitsec.ops._samples import SampleMaker
 
 ORDERS = (math.inf, 2.0, 1.0)
-BACKENDS = ("reference", "cpp")
+needs_cpp = pytest.mark.skipif(
+    native.missing("cpp") is not None, reason=f"cpp: {native.missing('cpp')}"
+)
+BACKENDS = ("reference", pytest.param("cpp", marks=needs_cpp))
 
 
 def project(backend: str, *args) -> Tensor:
