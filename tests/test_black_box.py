@@ -9,7 +9,7 @@ import torch
 from models_for_tests import Counting, Linear, images_and_labels, mlp
 from torch import nn
 
-from deitsec.attacks import FGSM, PGD, create_attack
+from deitsec.attacks import FGSM, PGD, create_attack, list_attacks
 from deitsec.engine import Engine, run
 from deitsec.engine.access import access_of, enough_for
 from deitsec.models.black_box import LabelsOnly, ScoresOnly
@@ -81,7 +81,11 @@ def test_access_is_the_least_of_what_the_modules_give():
 @pytest.mark.parametrize(
     ("wrap", "attack", "words"),
     [
-        (ScoresOnly, PGD(), ["pgd needs gradients", "gives scores only", "spsa work on scores"]),
+        (
+            ScoresOnly,
+            PGD(),
+            ["pgd needs gradients", "gives scores only", "square_l2 work on scores"],
+        ),
         (LabelsOnly, PGD(), ["pgd needs gradients", "gives decisions only", "hopskipjump"]),
         (LabelsOnly, create_attack("spsa"), ["spsa needs scores", "work on decisions"]),
         (
@@ -102,6 +106,16 @@ def test_an_attack_that_needs_more_is_refused_before_the_model_is_asked(wrap, at
         assert word in str(caught.value)
     if wrap is LabelsOnly:
         assert "spsa work" not in str(caught.value)
+
+
+def test_no_attack_is_recommended_that_cannot_be_run_on_images_as_it_is():
+    """A universal perturbation has to be fitted first, and evolution makes images of nothing."""
+    for access in ("decision", "scores", "gradient"):
+        names = set(re.findall(r"\w+", enough_for(access)))
+        for name in names & set(list_attacks()):
+            assert create_attack(name).traits.goal != "anywhere"
+        assert "hopskipjump" in names
+    assert {"spsa", "square"} < set(re.findall(r"\w+", enough_for("scores")))
 
 
 class _Rounding(nn.Module):

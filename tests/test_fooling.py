@@ -189,6 +189,37 @@ def test_lookalikes_come_nearer_the_more_the_distance_weighs():
     assert sure[1] > sure[0]
 
 
+class _NanLate(nn.Module):
+    """Gives the first row of a batch a NaN gradient, the logits as ever, from some call on."""
+
+    def __init__(self, model, calls):
+        super().__init__()
+        self.model, self.calls = model, calls
+
+    def forward(self, x):
+        self.calls -= 1
+        logits = self.model(x)
+        if self.calls >= 0:
+            return logits
+        first = torch.arange(len(x)) == 0
+        zeros = x.flatten(1)[:, 0] * 0
+        odd = torch.where(first, zeros, zeros + 1).sqrt() * 0  # infinite slope times 0
+        return logits + odd[:, None]
+
+
+def test_a_lookalike_that_was_found_survives_a_nan_gradient_late_in_the_run():
+    model = digits_network()
+    images, labels = digits(12)
+    # at this confidence the descent leaves the goal again, and only the best image has reached it
+    attack, engine = FoolingLookalike(steps=150, confidence=0.95), {"compaction": False}
+    whole = Engine(model, **engine).run(attack, images, labels)
+    late = Engine(_NanLate(model, 140), **engine).run(attack, images, labels)
+    assert late.finite.tolist() == [False] + [True] * 11
+    assert whole.success.all()
+    assert late.success.all()
+    assert late.distance("l2")[0] == pytest.approx(whole.distance("l2")[0].item(), rel=0.1)
+
+
 def test_lookalike_descends_its_objective_as_written():
     """Once the model is sure of the target, steps are those of plain gradient descent."""
     model = digits_network().double()

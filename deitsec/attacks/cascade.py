@@ -11,8 +11,11 @@ from deitsec.types import Plan
 class Cascade(Attack):
     """Attacks that run in turn, each on the rows that those before it left standing.
 
-    A row that was wrong before is left as it is, and one that has fallen is not attacked again, so
-    that a row's result is that of the first attack which breaks it.
+    A row that was wrong before is left as it is. With `stop=first_success` and compaction, both as
+    they are by default, one that has fallen is not attacked again. Without compaction it goes
+    through the later stages too, to the same result, that of the first attack which breaks it.
+    With `stop=never` all stages run on all rows, and of a row's successes that of highest loss is
+    kept.
     """
 
     @property

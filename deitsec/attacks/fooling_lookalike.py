@@ -104,7 +104,10 @@ class FoolingLookalike(Attack):
     def choose(self, p: Problem, s: LookalikeState, query: Query) -> LookalikeState:
         """End at the best image that reached the goal, where there was one."""
         found = s.least.isfinite()[:, None, None, None]
-        return s.replace(x=torch.where(found, s.best, s.x))
+        x = torch.where(found, s.best, s.x)
+        # offered here: a row that a NaN has stopped is held at its last x
+        query.logits(x)
+        return s.replace(x=x)
 
     def _noted(self, p: Problem, s: LookalikeState, answer: Answer) -> LookalikeState:
         """Remember the iterate where it is the best so far, and whether the model is sure of it."""

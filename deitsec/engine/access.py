@@ -1,5 +1,7 @@
 """What a model gives an attacker, and which attacks that is enough for."""
 
+import dataclasses
+
 from torch import nn
 
 from deitsec.attacks.attack import Attack
@@ -34,8 +36,9 @@ def access_of(model: nn.Module) -> Access:
 
 
 def enough_for(access: Access) -> str:
-    """The attacks that a model of such access can be attacked with, in words."""
-    by_need = {need: [n for n, a in ATTACKS.items() if a.traits.needs == need] for need in ACCESSES}
+    """The attacks that the images of such a model can be attacked with as they are, in words."""
+    attacks = {name: attack for name, attack in ATTACKS.items() if _runs_as_it_is(attack)}
+    by_need = {need: [n for n, a in attacks.items() if a.traits.needs == need] for need in ACCESSES}
     parts: list[str] = []
     for need in reversed(ACCESSES[: ACCESSES.index(access) + 1]):
         names = sorted(by_need[need])
@@ -70,6 +73,12 @@ def check_access(attack: Attack, model: nn.Module, surrogate: nn.Module | None) 
             f"{attack.name}: {option} ranks the classes by their scores and {_name(model)} gives "
             "decisions only; choose target=next, random or a class"
         )
+
+
+def _runs_as_it_is(attack: type[Attack]) -> bool:
+    """Whether it changes given images, and takes nothing that has to be made first."""
+    made_first = "file" in {field.name for field in dataclasses.fields(attack)}
+    return not made_first and attack.traits.goal != "anywhere"
 
 
 def _name(model: nn.Module) -> str:
