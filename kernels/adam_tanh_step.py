@@ -61,8 +61,9 @@ def _adam_tanh_step_kernel(
         g = tl.where(g == g, tl.minimum(tl.maximum(g, -1e18), 1e18), 0.0)
         first = 0.9 * tl.load(m + at, mask=inside, other=0.0) + 0.1 * g
         second = 0.999 * tl.load(v + at, mask=inside, other=0.0) + 0.001 * g * g
-        moved = tl.div_rn(_rate(t, lr) * first, tl.sqrt_rn(second) + 1e-8)
-        after = before - moved
+        correction = _correction(t)
+        root = tl.sqrt_rn(second) + (1e-8 * correction).to(tl.float32)
+        after = before - tl.div_rn(_rate(t, lr, correction) * first, root)
     image, _ = _box(after)
     tl.store(next_w + at, after, mask=inside)
     tl.store(next_m + at, first, mask=inside)
@@ -81,12 +82,16 @@ def _box(w):
 
 
 @triton.jit
-def _rate(t, lr):
-    """The step size of Adam's step t; in fp64, where 1 - 0.999 is no cancellation."""
-    steps = t.to(tl.float64)
-    second = 1.0 - tl.exp(steps * -0.0010005003335835344)  # log(0.999)
-    first = 1.0 - tl.exp(steps * -0.10536051565782628)  # log(0.9)
-    return (lr * tl.sqrt(second) / first).to(tl.float32)
+def _correction(t):
+    """The root of the bias of v at Adam's step t; in fp64, where 1 - 0.999 is no cancellation."""
+    return tl.sqrt(1.0 - tl.exp(t.to(tl.float64) * -0.0010005003335835344))  # log(0.999)
+
+
+@triton.jit
+def _rate(t, lr, correction):
+    """The step size of Adam's step t."""
+    first = 1.0 - tl.exp(t.to(tl.float64) * -0.10536051565782628)  # log(0.9)
+    return (lr * correction / first).to(tl.float32)
 
 
 @triton.jit

@@ -17,21 +17,10 @@ MODEL = mlp()
 IMAGES, LABELS = images_and_labels(MODEL, rows=6)
 
 
-class TensorFlowAdam:
-    """Adam with its epsilon outside of the correction of the bias."""
-
-    def __init__(self, w: Tensor, lr: float) -> None:
-        self.w, self.lr, self.t = w, lr, 0
-        self.m = self.v = torch.zeros_like(w)
-
-    def step(self, loss: Tensor) -> None:
-        (grad,) = torch.autograd.grad(loss, self.w)
-        self.t += 1
-        self.m = 0.9 * self.m + 0.1 * grad
-        self.v = 0.999 * self.v + 0.001 * grad**2
-        rate = self.lr * math.sqrt(1 - 0.999**self.t) / (1 - 0.9**self.t)
-        with torch.no_grad():
-            self.w -= rate * self.m / (self.v.sqrt() + 1e-8)
+def descend(adam: torch.optim.Adam, loss: Tensor) -> None:
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
 
 
 def leads(logits, y, targeted, kappa):
@@ -56,7 +45,7 @@ def carlini(model, image, y, *, targeted, steps, searches, kappa, lr=1e-2, abort
             c = upper
         tried.append(c)
         w = start.clone().requires_grad_()
-        adam, previous, fell = TensorFlowAdam(w, lr), math.inf, False
+        adam, previous, fell = torch.optim.Adam([w], lr=lr), math.inf, False
         for iteration in range(steps):
             x = (w.tanh() + 1) / 2
             square = (x - anchor).square().sum()
@@ -70,7 +59,7 @@ def carlini(model, image, y, *, targeted, steps, searches, kappa, lr=1e-2, abort
                     break
                 previous = value
             fell = fell or won
-            adam.step(loss)
+            descend(adam, loss)
         if fell:
             upper = min(upper, c)
         else:
@@ -209,7 +198,7 @@ def carlini_linf(model, image, y, *, targeted, steps, lr=0.02, largest=1.0):
     start, tau, c, bounds = image, 1.0, 1e-3, []
     while tau > 1 / 256:
         w = torch.atanh((2 * start - 1) * 0.999999).requires_grad_()
-        adam, iteration = TensorFlowAdam(w, lr), 0
+        adam, iteration = torch.optim.Adam([w], lr=lr), 0
         while True:
             x = (w.tanh() + 1) / 2
             change = (x - image).abs()
@@ -217,7 +206,7 @@ def carlini_linf(model, image, y, *, targeted, steps, lr=0.02, largest=1.0):
             loss = c * hinge + (change - tau).clamp_min(0).sum()
             if float(loss.detach()) < 1e-4 * c and won:
                 break
-            adam.step(loss)
+            descend(adam, loss)
             iteration += 1
             if iteration == steps:
                 c, iteration = 2 * c, 0

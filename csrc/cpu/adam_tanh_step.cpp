@@ -16,7 +16,7 @@ namespace deitsec {
 namespace {
 
 constexpr float kShrink = 1e-6f, kLargest = 1e18f;
-constexpr double kBeta1 = 0.9, kBeta2 = 0.999;
+constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;
 constexpr int64_t kBlock = 1024;  // elements summed in fp32 lanes before double takes over
 
 // Where a row is: the variable, Adam's moments, and the image of the variable.
@@ -39,6 +39,7 @@ struct From {
 
 struct Move {
   float rate;   // step size, the corrections of the moments' bias in it
+  float floor;  // Adam's epsilon, as much corrected as the root it is added to
   float scale;  // of the gradient
   float pull;   // twice the weight of the squared distance
 };
@@ -78,7 +79,7 @@ DEITSEC_CLONES float move_block(Place<T> to, From<T> from, int64_t size, Move mo
         bounded(slope * (move.pull * (box(w, u) - anchor) + move.scale * widen(from.grad[i])));
     const float m = static_cast<float>(kBeta1) * from.m[i] + static_cast<float>(1 - kBeta1) * g;
     const float v = static_cast<float>(kBeta2) * from.v[i] + static_cast<float>(1 - kBeta2) * g * g;
-    const float next = w - move.rate * m / (std::sqrt(v) + 1e-8f);
+    const float next = w - move.rate * m / (std::sqrt(v) + move.floor);
     const float x = box(next, exp_nonpositive(-2.0f * std::fabs(next)));
     to.w[i] = next;
     to.m[i] = m;
@@ -155,10 +156,10 @@ std::tuple<Tensor, Tensor> step_into(const Tensor& w, const Tensor& m, const Ten
       for (int64_t row = first; row < last; ++row) {
         const int64_t at = row * rows.elements, t = input<int64_t>(in.step)[row];
         const auto power = static_cast<double>(std::max<int64_t>(t, 1));
-        const double rate =
-            lr * std::sqrt(1.0 - std::pow(kBeta2, power)) / (1.0 - std::pow(kBeta1, power));
-        const Move move{static_cast<float>(rate), input<float>(in.scale)[row],
-                        static_cast<float>(2.0 * pull)};
+        const double correction = std::sqrt(1.0 - std::pow(kBeta2, power));
+        const double rate = lr * correction / (1.0 - std::pow(kBeta1, power));
+        const Move move{static_cast<float>(rate), static_cast<float>(kEpsilon * correction),
+                        input<float>(in.scale)[row], static_cast<float>(2.0 * pull)};
         const Place<T> to{output<float>(w) + at, output<float>(m) + at, output<float>(v) + at,
                           output<T>(x) + at};
         const From<T> from{input<float>(in.w) + at, input<float>(in.m) + at,

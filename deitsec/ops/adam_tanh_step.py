@@ -34,9 +34,11 @@ def adam_tanh_step(
     """Adam's descent of `pull * ||x - x0||^2 + scale * f(x)` in w, where x = (tanh(w) + 1) / 2.
 
     `g = dx/dw * (2 * pull * (x - x0) + scale * grad)`, `m = 0.9 m + 0.1 g`,
-    `v = 0.999 v + 0.001 g^2`, `w -= lr * sqrt(1 - 0.999^t) / (1 - 0.9^t) * m / (sqrt(v) + 1e-8)`,
+    `v = 0.999 v + 0.001 g^2`, `w -= lr * m / (1 - 0.9^t) / (sqrt(v / (1 - 0.999^t)) + 1e-8)`,
     and the image at the new w: the inner iteration of Carlini & Wagner (arXiv:1608.04644, section
-    VI), its epsilon where TensorFlow puts it, as their code has it. A row whose step is 0 starts
+    VI), with Adam as published (Kingma & Ba, arXiv:1412.6980, algorithm 1). Their code's Adam adds
+    its epsilon before the bias of v is corrected, which slows the first steps of pixels near the
+    border of the box, where g is tiny. A row whose step is 0 starts
     anew instead: w is where the image is x0, and m and v are 0. In all of this x0 is
     drawn towards grey by a share of 1e-6, since w is infinite at the border of the box. A g
     that is NaN counts as 0, and one beyond 1e18 as that, whose square is an fp32 number. No
@@ -76,8 +78,10 @@ def adam_tanh_step(
     first = BETA_1 * m + (1 - BETA_1) * g
     second = BETA_2 * v + (1 - BETA_2) * g * g
     t = step.clamp_min(1).double()
-    rate = (lr * torch.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)).to(w.dtype).view(rows)
-    moved = w - rate * first / (torch.sqrt(second) + EPSILON)
+    correction = torch.sqrt(1 - BETA_2**t)
+    rate = (lr * correction / (1 - BETA_1**t)).to(w.dtype).view(rows)
+    floor = (EPSILON * correction).to(w.dtype).view(rows)
+    moved = w - rate * first / (torch.sqrt(second) + floor)
 
     fresh = (step == 0).view(rows)
     after = torch.where(fresh, start, moved)
