@@ -34,6 +34,7 @@ class SparsityState(State):
         density: (B,) share of the values that move, at least fp32.
         moved: (B,) values that differ from the clean image at the best iterate of the checkpoint
             before.
+        age: (B,) int64, steps taken in this ball after the first.
     """
 
     at: Tensor
@@ -43,6 +44,7 @@ class SparsityState(State):
     step: Tensor
     density: Tensor
     moved: Tensor
+    age: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,20 +83,13 @@ class APGDL1(AutoPGD):
             step=row,
             density=row,
             moved=row,
+            age=torch.zeros_like(p.y),
         )
 
     def plan(self) -> Plan:
-        """Return the steps in each ball, with checkpoints."""
-        plan: Plan = []
-        for ball in self.balls:
-            plan.append((ball.enter, 1))
-            interval = max(1, int(_INTERVAL * ball.steps))
-            left = ball.steps - 1
-            while left > 0:
-                plan.append((ball.climb, min(interval - 1, left)))
-                plan.append((ball.judge, int(interval <= left)))
-                left -= interval
-        return [(step, times) for step, times in plan if times]
+        """Return the steps in each ball."""
+        program = [[(ball.enter, 1), (ball.climb, ball.steps - 1)] for ball in self.balls]
+        return [(step, times) for steps in program for step, times in steps if times]
 
     @property
     def balls(self) -> tuple["Ball", ...]:
@@ -137,6 +132,7 @@ class Ball:
         if not self.attack.wider:
             moved, density = (torch.full_like(moved, v) for v in (values, _DENSITY))
         s = s.replace(
+            age=torch.zeros_like(s.age),
             best=torch.full_like(s.best, -torch.inf),
             step=torch.full_like(s.step, self.radius),
             density=density,
@@ -146,20 +142,19 @@ class Ball:
         return self._advance(p, s, grad)
 
     def climb(self, p: Problem, s: SparsityState, query: Query) -> SparsityState:
-        """Take a step between two checkpoints."""
+        """Take a step; at a checkpoint its length and density are set anew."""
         s, grad = self._look(p, s, query, offer=self.counts)
-        return self._advance(p, s, grad)
-
-    def judge(self, p: Problem, s: SparsityState, query: Query) -> SparsityState:
-        """Take a step at a checkpoint, where its length and density are set anew."""
-        s, grad = self._look(p, s, query, offer=self.counts)
+        age = s.age + 1
+        checked = age % max(1, int(_INTERVAL * self.steps)) == 0
         moved = _moved(s.x_best, p.x).to(s.best.dtype)
-        sparser = moved / s.moved < _FEWER
+        sparser = checked & (moved / s.moved < _FEWER)
         step = torch.where(sparser, self.radius, s.step / _SLOWER)
+        density = moved / (p.x[0].numel() * _SPARSER)
         s = s.replace(
-            step=step.clamp(self.radius / _SLOWEST, self.radius),
-            density=moved / (p.x[0].numel() * _SPARSER),
-            moved=moved,
+            age=age,
+            step=torch.where(checked, step.clamp(self.radius / _SLOWEST, self.radius), s.step),
+            density=torch.where(checked, density, s.density),
+            moved=torch.where(checked, moved, s.moved),
             at=torch.where(_by_row(sparser, s.at), s.x_best, s.at),
         )
         return self._advance(p, s, torch.where(_by_row(sparser, grad), s.grad_best, grad))
