@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden.network import digits, network
+from golden.network import digits, stored_network
 from golden.peers import ALPHA, EPS, STEPS, peers
 from torch import nn
 
@@ -43,11 +43,7 @@ def _has(cls):
 
 @pytest.fixture(scope="module")
 def model():
-    stored = np.load(HERE / "golden" / "digits.npz")
-    made = network()
-    weights = {k.removeprefix("weight/"): stored[k] for k in stored if k.startswith("weight/")}
-    made.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    return made.eval()
+    return stored_network()
 
 
 @pytest.fixture(scope="module")

@@ -15,28 +15,40 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deitsec.attacks.attack import Attack as OurAttack
-from deitsec.compat.face import Face, Given, Said, bind, by_norm
+from deitsec.compat.face import Face, Given, Said, bind, by_norm, in_unit_range
 from deitsec.compat.runner import Runner
-from deitsec.compat.scaled import Scale, Scaled
+from deitsec.compat.scaled import Range, Scale, Scaled, place
 from deitsec.engine import AttackResult
 
 Array = NDArray[Any]
+
+_ADAM = 0.1  # step of Adam in the variable whose tanh is the image
+_FAR = 3.0  # what all steps together come to at least: tanh goes from 0 to its end
 
 
 class PyTorchClassifier:
     """A model with the range of its images.
 
     Args:
-        model: takes what the preprocessing gives, on the device where it is.
+        model: takes what the preprocessing gives.
         loss: cross-entropy or None: attacks have losses of their own here.
         input_shape: (C, H, W).
         nb_classes: number of logits.
         optimizer: not used.
+        use_amp: must be False; see the engine's `precision`.
+        opt_level: not used.
+        loss_scale: not used.
+        channels_first: must be True: images are (B, C, H, W).
         clip_values: least and largest value of the images.
-        preprocessing: (mean, std) that the images are normalised by first; None does nothing.
+        preprocessing_defences: must be empty.
+        postprocessing_defences: must be empty.
+        preprocessing: (mean, std) that the images are normalised by first, numbers or one a
+            channel; None does nothing.
+        device_type: `cpu`, `gpu` (which is the CPU where there is none, as in ART) or `cuda:1`,
+            where the model is moved; None leaves it where it is.
 
     Raises:
-        ValueError: another loss, or no clip_values.
+        ValueError: another loss, no clip_values, or an option that must not be given.
     """
 
     def __init__(
@@ -46,54 +58,87 @@ class PyTorchClassifier:
         input_shape: tuple[int, ...],
         nb_classes: int,
         optimizer: Any = None,
-        *,
-        clip_values: tuple[float, float] | None = None,
-        preprocessing: tuple[Any, Any] | None = (0.0, 1.0),
+        use_amp: bool = False,
+        opt_level: str | None = "O1",
+        loss_scale: Any = "dynamic",
+        channels_first: bool = True,
+        clip_values: Any = None,
+        preprocessing_defences: Any = None,
+        postprocessing_defences: Any = None,
+        preprocessing: Any = (0.0, 1.0),
+        device_type: str | None = None,
     ) -> None:
         if loss is not None and not isinstance(loss, nn.CrossEntropyLoss):
             raise ValueError(f"loss must be nn.CrossEntropyLoss() here, got {loss}")
-        if clip_values is None or not clip_values[0] < clip_values[1]:
-            raise ValueError(f"clip_values must be the range of the images, got {clip_values}")
-        low, high = (float(value) for value in clip_values)
-        self.clip_values = (low, high)
+        if not channels_first:
+            raise ValueError("channels_first must be True here: images are (B, C, H, W)")
+        refused = {
+            "use_amp": use_amp,
+            "preprocessing_defences": preprocessing_defences,
+            "postprocessing_defences": postprocessing_defences,
+        }
+        for option, value in refused.items():
+            if value:
+                raise ValueError(f"{option} is not supported, got {value!r}")
+        self.range = _range(clip_values)
         self.input_shape = tuple(input_shape)
         self.nb_classes = nb_classes
-        self.model = model
-        self._range = Scale.of(-low / (high - low), 1 / (high - low))
-        inner = model
-        if preprocessing is not None and preprocessing != (0.0, 1.0):
-            inner = Scaled(inner, Scale.of(*preprocessing))
-        self._inner = inner if self.clip_values == (0.0, 1.0) else Scaled(inner, self._range)
-        self.runner = Runner(self._inner)
+        self.model = model if device_type is None else model.to(_device(device_type))
+        inner, scale = self.model, _scale(preprocessing, place(model))
+        inner = inner if scale is None else Scaled(inner, scale)
+        self.runner = Runner(inner if self.range.plain else Scaled(inner, self.range))
 
     @property
-    def span(self) -> float:
-        """Length of the range of the images."""
-        return self.clip_values[1] - self.clip_values[0]
+    def clip_values(self) -> tuple[float, float]:
+        """Least and largest value of the images."""
+        return self.range.low, self.range.high
 
     def predict(self, x: Array, batch_size: int = 128) -> Array:
         """(B, K) logits of images (B, C, H, W)."""
-        images = self.inward(x)
-        training = self._inner.training
-        self._inner.eval()
-        try:
-            with torch.no_grad():
-                logits = [self._inner(part).float().cpu() for part in images.split(batch_size)]
-        finally:
-            self._inner.train(training)
-        return torch.cat(logits).numpy()
+        return self.runner.logits(self.inward(x)).float().cpu().numpy()
 
     def inward(self, x: Array) -> Tensor:
         """The images in [0, 1], where the model is."""
-        pixels = np.ascontiguousarray(x, dtype=np.float32)
-        images = torch.from_numpy(pixels).to(self.runner.device)
-        return images if self.clip_values == (0.0, 1.0) else self._range.inward(images)
+        return self.range.inward(self._given(x))
 
-    def outward(self, images: Tensor) -> Array:
-        """The images as numpy, in the range of the classifier."""
-        low = self.clip_values[0]
-        plain = self.clip_values == (0.0, 1.0)
-        return (images if plain else images * self.span + low).cpu().numpy()
+    def outward(self, images: Tensor, x: Array) -> Array:
+        """The images as numpy, in the range of the classifier; pixels as in `x` where unchanged."""
+        given = self._given(x)
+        return self.range.returned(images, self.range.inward(given), given).cpu().numpy()
+
+    def _given(self, x: Array) -> Tensor:
+        pixels = np.ascontiguousarray(x, dtype=np.float32)
+        return torch.from_numpy(pixels).to(self.runner.device)
+
+
+def _range(clip_values: Any) -> Range:
+    """The range of the images; arrays must say the same of every value."""
+    ends = [] if clip_values is None else [np.unique(np.asarray(end)) for end in clip_values]
+    if [len(end) for end in ends] != [1, 1] or not ends[0][0] < ends[1][0]:
+        raise ValueError(f"clip_values must be the range of the images, got {clip_values}")
+    return Range(float(ends[0][0]), float(ends[1][0]))
+
+
+def _scale(preprocessing: Any, device: torch.device) -> Scale | None:
+    """What the images are normalised by; None where that does nothing."""
+    if preprocessing is None:
+        return None
+    if not isinstance(preprocessing, tuple | list) or len(preprocessing) != 2:
+        given = type(preprocessing).__name__
+        raise ValueError(f"preprocessing must be (mean, std), numbers or arrays, got {given}")
+    mean, std = (np.asarray(part, dtype=np.float64) for part in preprocessing)
+    if not mean.any() and (std == 1).all():
+        return None
+    return Scale.of(mean, std, device)
+
+
+def _device(kind: str) -> torch.device:
+    """ART's name of a device."""
+    if kind == "gpu":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if kind != "cpu" and not kind.startswith("cuda"):
+        raise ValueError(f"device_type must be cpu, gpu or cuda:N, got {kind!r}")
+    return torch.device(kind)
 
 
 class EvasionAttack:
@@ -123,7 +168,7 @@ class EvasionAttack:
         Raises:
             ValueError: a targeted attack without y.
         """
-        return self.estimator.outward(self.result(x, y).adv)
+        return self.estimator.outward(self.result(x, y).adv, x)
 
     def result(self, x: Array, y: Array | None = None) -> AttackResult:
         """The same with all that the engine knows of it; images in [0, 1]."""
@@ -142,12 +187,10 @@ class EvasionAttack:
         return self.estimator.runner.run(attack, images, truth, aimed, self.face.stop)
 
     def _ours(self) -> OurAttack:
-        scaled = {
-            key: value / self.estimator.span
-            for key, value in self.given.items()
-            if key in ("eps", "eps_step")
-        }
-        return self.face.attack(self.given | scaled)
+        for key in ("eps", "eps_step"):
+            if np.ndim(self.given.get(key, 0.0)) > 0:
+                raise ValueError(f"{type(self).__name__}: {key} must be one number here")
+        return self.face.attack(in_unit_range(self.given, self.estimator.range.span))
 
 
 def _norms(linf: str, l2: str | None = None, l1: str | None = None) -> dict[Any, str]:
@@ -181,11 +224,17 @@ def _basic(given: Given) -> Said:
 
 
 def _carlini(given: Given) -> Said:
+    """As many images as ART's line search may ask about, and Adam's steps on the way of them.
+
+    ART descends by plain gradients, and doubles and halves its step until the loss falls: 10
+    iterations from 0.01 go as far as they have to. Adam goes no further than its step each time.
+    """
+    steps = given["max_iter"] * (given["max_halving"] + given["max_doubling"])
     return "cw", {
         "kappa": float(given["confidence"]),
-        "lr": given["learning_rate"],
+        "lr": max(_ADAM, _FAR / max(1, steps)),
         "search_steps": given["binary_search_steps"],
-        "steps": given["max_iter"],
+        "steps": steps,
         "initial_const": given["initial_const"],
     }
 

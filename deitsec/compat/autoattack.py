@@ -1,23 +1,31 @@
 """AutoAttack as its authors' package is called, with the log lines that people parse."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deitsec.attacks.autoattack import VERSIONS, AutoAttackL1, AutoAttackL2
-from deitsec.attacks.autoattack import AutoAttack as Protocol
+from deitsec.attacks.attack import check_budget
+from deitsec.attacks.autoattack import VERSIONS
+from deitsec.compat.autoattack_options import (
+    APGDOptions,
+    AttackOptions,
+    FABOptions,
+    SquareOptions,
+    TargetedAPGDOptions,
+    checked_names,
+)
 from deitsec.engine.engine import Engine
 from deitsec.engine.guard import attack_mode, calculation
 from deitsec.types import Norm
 
-_PROTOCOLS: dict[str, type[Protocol]] = {"Linf": Protocol, "L2": AutoAttackL2, "L1": AutoAttackL1}
 _NORMS: dict[str, Norm] = {"Linf": "linf", "L2": "l2", "L1": "l1"}
-# theirs gives attacks of a version "custom" the restarts that "plus" has
-_AS = {"custom": "plus"}
+_KNOWN = (*VERSIONS, "custom")
+_OPTIONS = ("apgd", "apgd_targeted", "fab", "square")
+_SET = ("model", "epsilon", "seed", "verbose", "attacks_to_run", "log_path")
 _MASKED = 0.002  # a drop of accuracy by Square alone that theirs warns of
 Individual = Tensor | tuple[Tensor, Tensor]
 
@@ -30,17 +38,22 @@ class AutoAttack:
         norm: `Linf`, `L2` or `L1`.
         eps: radius.
         seed: of every draw; None takes the time.
-        verbose: whether to print.
+        verbose: whether to print, and to write to the log file.
         attacks_to_run: names of attacks, with version="custom" only.
         version: `standard`, `plus`, `rand` or `custom`.
+        is_tf_model: must be False.
         device: where a callable that is no module computes; a module stays where it is.
         log_path: file that the lines are added to.
 
     Attributes:
         attacks_to_run: names of the attacks, in order; may be set.
+        epsilon: radius; may be set, as may model, seed, verbose and log_path.
+        apgd: options of `apgd-ce` and `apgd-dlr`, which may be set: `apgd.n_restarts = 2`. So have
+            apgd_targeted, fab and square theirs. An attack uses them as they are when it starts.
 
     Raises:
         ValueError: an unknown norm, version or attack.
+        AttributeError: on setting what is no attribute or option here.
     """
 
     def __init__(
@@ -52,23 +65,88 @@ class AutoAttack:
         verbose: bool = True,
         attacks_to_run: Sequence[str] = (),
         version: str = "standard",
+        is_tf_model: bool = False,
         device: torch.device | str | None = None,
         log_path: str | Path | None = None,
     ) -> None:
         if norm not in _NORMS:
             raise ValueError(f"AutoAttack: norm must be one of {', '.join(_NORMS)}, got {norm!r}")
-        known = (*VERSIONS, *_AS)
-        if version not in known:
-            raise ValueError(
-                f"AutoAttack: version must be one of {', '.join(known)}, got {version!r}"
-            )
+        if is_tf_model:
+            raise ValueError("AutoAttack: is_tf_model must be False: models are PyTorch's here")
         if attacks_to_run and version != "custom":
             raise ValueError("AutoAttack: attacks_to_run goes with version='custom' only")
-        self.model = model if isinstance(model, nn.Module) else _Function(model, device)
-        self.norm, self.epsilon, self.seed = norm, eps, seed
-        self.verbose, self.version, self.log_path = verbose, version, log_path
-        self.protocol = _PROTOCOLS[norm](eps=eps, version=_AS.get(version, version))
-        self.attacks_to_run = list(attacks_to_run or VERSIONS.get(version, ()))
+        self._device, self._norm = device, norm
+        self.model: nn.Module = self._module(model)
+        self.epsilon, self.seed = eps, seed
+        self.verbose, self.log_path = verbose, log_path
+        self._take(version)
+        if attacks_to_run:
+            self.attacks_to_run = checked_names(attacks_to_run, version)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set what there is to set: a misspelt name would be ignored, and the figure be another's.
+
+        Raises:
+            AttributeError: there is no such attribute, or it is not set like this.
+        """
+        if name in _OPTIONS:
+            raise AttributeError(f"AutoAttack: set the options of {name}, as in {name}.n_iter = 50")
+        if not name.startswith("_") and name not in _SET:
+            raise AttributeError(
+                f"AutoAttack has no attribute {name!r} to set here; known: {', '.join(_SET)}, and "
+                f"the options of {', '.join(_OPTIONS)}"
+            )
+        if name == "epsilon":
+            check_budget("AutoAttack", value, norm=_NORMS[self._norm])
+        object.__setattr__(self, name, self._module(value) if name == "model" else value)
+
+    def _module(self, model: nn.Module | Callable[[Tensor], Tensor]) -> nn.Module:
+        return model if isinstance(model, nn.Module) else _Function(model, self._device)
+
+    @property
+    def norm(self) -> str:
+        """`Linf`, `L2` or `L1`."""
+        return self._norm
+
+    @property
+    def version(self) -> str:
+        """See `set_version`."""
+        return self._version
+
+    @property
+    def apgd(self) -> APGDOptions:
+        """Options of APGD on cross-entropy and on DLR."""
+        return self._options.apgd
+
+    @property
+    def apgd_targeted(self) -> TargetedAPGDOptions:
+        """Options of APGD on the targeted DLR loss."""
+        return self._options.apgd_targeted
+
+    @property
+    def fab(self) -> FABOptions:
+        """Options of FAB."""
+        return self._options.fab
+
+    @property
+    def square(self) -> SquareOptions:
+        """Options of Square."""
+        return self._options.square
+
+    def set_version(self, version: str = "standard") -> None:
+        """Take the attacks and all options of `standard`, `plus` or `rand`."""
+        if self.verbose:
+            print(f"setting parameters for {version} version")
+        self._take(version)
+
+    def _take(self, version: str) -> None:
+        if version not in _KNOWN:
+            raise ValueError(
+                f"AutoAttack: version must be one of {', '.join(_KNOWN)}, got {version!r}"
+            )
+        self._version = version
+        self._options = AttackOptions(self._norm, version)
+        self.attacks_to_run = list(VERSIONS.get(version, ()))
 
     def run_standard_evaluation(
         self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, return_labels: bool = False
@@ -84,8 +162,7 @@ class AutoAttack:
         Returns:
             (B, C, H, W) images, the original where nothing broke them; and (B,) classes if asked.
         """
-        if self.verbose:
-            print(f"using {self.version} version including {', '.join(self.attacks_to_run)}")
+        self._announce()
         x_adv, y_adv = self._evaluate(x_orig, y_orig, bs, self.attacks_to_run, self._log)
         return (x_adv, y_adv) if return_labels else x_adv
 
@@ -97,8 +174,7 @@ class AutoAttack:
         Returns:
             Name of the attack -> what `run_standard_evaluation` gives.
         """
-        if self.verbose:
-            print(f"using {self.version} version including {', '.join(self.attacks_to_run)}")
+        self._announce()
         found: dict[str, Individual] = {}
         for name in self.attacks_to_run:
             started = time.time()
@@ -128,7 +204,8 @@ class AutoAttack:
         names: Sequence[str],
         log: Callable[[str], None],
     ) -> tuple[Tensor, Tensor]:
-        stages = dataclasses.replace(self.protocol, only="+".join(names) or None).stages
+        names = checked_names(names, self.version)
+        stages = [self._options.stage(name, self.epsilon) for name in names]
         seed = int(time.time()) if self.seed is None else self.seed
         engine = Engine(self.model, batch_size=bs, seed=seed)
         x_adv, y_adv = x.clone(), self._predict(x, bs)
@@ -158,7 +235,7 @@ class AutoAttack:
         others = [value for name, value in accuracy.items() if name != "square"]
         if len(accuracy) > 2 and accuracy.get("square", 1.0) < min(others) - _MASKED:
             drop = min(others) - accuracy["square"]
-            log(
+            self._write(  # whether or not it is verbose, as in the original
                 f"Warning: Square Attack has decreased the robust accuracy of {drop:.2%}. This "
                 "might indicate that the robustness evaluation using AutoAttack is unreliable."
             )
@@ -181,9 +258,17 @@ class AutoAttack:
             found = [self.model(part.to(device)).argmax(1) for part in x.split(bs)]
         return torch.cat(found).to(x.device)
 
+    def _announce(self) -> None:
+        names = checked_names(self.attacks_to_run, self.version)
+        if self.verbose:
+            print(f"using {self.version} version including {', '.join(names)}")
+
     def _log(self, line: str) -> None:
         if self.verbose:
-            print(line)
+            self._write(line)
+
+    def _write(self, line: str) -> None:
+        print(line)
         if self.log_path is not None:
             with Path(self.log_path).open("a", encoding="utf-8") as file:
                 file.write(line + "\n")

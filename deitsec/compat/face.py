@@ -12,6 +12,17 @@ from deitsec.engine.kept import Stop
 Given = dict[str, Any]
 Said = tuple[str, dict[str, Any]]
 
+# parameters that are told in a power of the unit of the images; others have none
+_POWERS = {
+    "radius": 1,
+    "eps": 1,
+    "eps_step": 1,
+    "abs_stepsize": 1,
+    "init_epsilon": 1,
+    "theta": 1,
+    "initial_const": 2,  # it is weighed against a squared distance
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Face:
@@ -23,12 +34,15 @@ class Face:
         stop: `never` where it goes on after a success and gives its last image, and so ours gives
             the one of highest loss; `first_success` where it stops too.
         targeted: whether it can aim at a class.
+        all_classes: our option that says how many classes are looked at, where it looks at all
+            that the model has.
     """
 
     defaults: Mapping[str, Any]
     say: Callable[[Given], Said]
     stop: Stop = "never"
     targeted: bool = True
+    all_classes: str | None = None
 
     def signature(self, *before: str) -> inspect.Signature:
         """What its constructor takes, the parameters `before` first."""
@@ -58,6 +72,16 @@ def to(name: str, *dropped: str, **renamed: str) -> Callable[[Given], Said]:
         return name, {renamed.get(key, key): value for key, value in kept.items()}
 
     return say
+
+
+def in_unit_range(given: Given, span: float) -> Given:
+    """Parameters for images of a range of length 1, of those for one of length `span`."""
+    if span == 1:
+        return given
+    return {
+        key: value if value is None or key not in _POWERS else value / span ** _POWERS[key]
+        for key, value in given.items()
+    }
 
 
 def by_norm(library: str, names: Mapping[Any, str], norm: Any) -> str:

@@ -7,21 +7,24 @@
 Classes, parameters and defaults are foolbox 3.3's. docs/compat.md says what differs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from deitsec.attacks.attack import Attack as OurAttack
-from deitsec.compat.face import Face, Given, Said, bind
+from deitsec.compat.face import Face, Given, Said, bind, in_unit_range
 from deitsec.compat.runner import Runner
-from deitsec.compat.scaled import Scale
+from deitsec.compat.scaled import Range, Scale, Scaled, place
 from deitsec.engine import AttackResult
 
 Epsilons = float | None | Sequence[float | None]
+
+# length of a range, of which no step that fits the range of the images is too long a part
+_UNKNOWN = 1e6
 
 
 class PyTorchModel:
@@ -44,58 +47,44 @@ class PyTorchModel:
     ) -> None:
         if not bounds[0] < bounds[1]:
             raise ValueError(f"bounds must rise, got {bounds}")
-        self.bounds = (float(bounds[0]), float(bounds[1]))
+        self.range = Range(float(bounds[0]), float(bounds[1]))
         model = model if device is None else model.to(device)
-        self.module = _Preprocessed(model, self.bounds, dict(preprocessing or {}))
+        inner = _preprocessed(model, dict(preprocessing or {}))
+        self.module = inner if self.range.plain else Scaled(inner, self.range)
         self.runner = Runner(self.module)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Least and largest value of the images."""
+        return self.range.low, self.range.high
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(B, K) logits of images in the bounds."""
-        return self.module(self.inward(inputs))
+        return self.module(self.range.inward(inputs))
 
-    def inward(self, images: Tensor) -> Tensor:
-        """Images in [0, 1]."""
-        low, high = self.bounds
-        return images if self.bounds == (0.0, 1.0) else _scale(low, high).inward(images)
+
+def _preprocessed(model: nn.Module, steps: Given) -> nn.Module:
+    """The model on images in the bounds: they are flipped, then normalised."""
+    if set(steps) - {"mean", "std", "axis", "flip_axis"} or steps.get("axis", -3) != -3:
+        raise ValueError(
+            "preprocessing takes mean, std, axis=-3 and flip_axis, got "
+            f"{', '.join(f'{key}={value}' for key, value in steps.items())}"
+        )
+    if {"mean", "std"} & set(steps):
+        mean, std = steps.get("mean", 0.0), steps.get("std", 1.0)
+        model = Scaled(model, Scale.of(mean, std, place(model)))
+    flip_axis = steps.get("flip_axis")
+    return model if flip_axis is None else Scaled(model, _Flip(flip_axis))
+
+
+@dataclass(frozen=True, slots=True)
+class _Flip:
+    """Images reversed along an axis."""
+
+    axis: int
 
     def outward(self, images: Tensor) -> Tensor:
-        """Images in the bounds."""
-        low, high = self.bounds
-        return images if self.bounds == (0.0, 1.0) else images * (high - low) + low
-
-
-class _Preprocessed(nn.Module):
-    """The model on images in [0, 1]."""
-
-    def __init__(self, model: nn.Module, bounds: tuple[float, float], steps: Given) -> None:
-        super().__init__()
-        unknown = set(steps) - {"mean", "std", "axis", "flip_axis"}
-        if unknown or steps.get("axis", -3) != -3:
-            raise ValueError(
-                "preprocessing takes mean, std, axis=-3 and flip_axis, got "
-                f"{', '.join(f'{key}={value}' for key, value in steps.items())}"
-            )
-        self.model = model
-        self.bounds = bounds
-        self.flip_axis: int | None = steps.get("flip_axis")
-        scale = Scale.of(steps.get("mean", 0.0), steps.get("std", 1.0))
-        self.plain = not {"mean", "std"} & set(steps)
-        self.mean = nn.Buffer(scale.mean, persistent=False)
-        self.std = nn.Buffer(scale.std, persistent=False)
-        self.training = model.training
-
-    def forward(self, images: Tensor) -> Tensor:
-        low, high = self.bounds
-        inputs = images if self.bounds == (0.0, 1.0) else images * (high - low) + low
-        if self.flip_axis is not None:
-            inputs = inputs.flip(self.flip_axis)
-        if not self.plain:
-            inputs = (inputs - self.mean.to(inputs.device)) / self.std.to(inputs.device)
-        return self.model(inputs)
-
-
-def _scale(low: float, high: float) -> Scale:
-    return Scale.of(-low / (high - low), 1 / (high - low))
+        return images.flip(self.axis)
 
 
 @dataclass(frozen=True)
@@ -134,7 +123,7 @@ class Attack:
 
     def __init__(self, *given: Any, **named: Any) -> None:
         self.given = bind(self.face, type(self).__name__, (), given, named)
-        self._made(None)  # what is wrong shows here
+        self._made(None, _UNKNOWN)  # what is wrong shows here
 
     def __call__(
         self, model: PyTorchModel, inputs: Tensor, criterion: Criterion, *, epsilons: Epsilons
@@ -146,13 +135,16 @@ class Attack:
             inputs: (B, C, H, W).
             criterion: labels, or one of the two criteria.
             epsilons: radii in the units of the bounds, one or several; None leaves an attack that
-                looks for the nearest unbounded.
+                looks for the nearest unbounded, and 0 the images as they are.
 
         Returns:
             The images as they were found, the same cut off at the radius, and whether those are
             adversarial: (B, C, H, W) twice and (B,), or lists and (E, B) for several radii.
+
+        Raises:
+            ValueError: a radius below 0, or none where the attack stays in a ball.
         """
-        if epsilons is None or isinstance(epsilons, int | float):
+        if not isinstance(epsilons, Iterable):
             return self._search(model, inputs, criterion, [epsilons])[0]
         found = self._search(model, inputs, criterion, epsilons)
         raws, clips, wins = zip(*found, strict=True)
@@ -176,23 +168,75 @@ class Attack:
         criterion: Criterion,
         radii: Sequence[float | None],
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        span = model.bounds[1] - model.bounds[0]
-        inner = [None if radius is None else float(radius) / span for radius in radii]
-        if self._made(None).traits.goal == "minimum":
-            result = self._attacked(model, inputs, criterion, None)
-            return [_cut(model, result, radius, self._made(None).traits.norm) for radius in inner]
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
-        for radius in inner:
-            if radius is None:
-                raise ValueError(f"{type(self).__name__} stays in a ball: epsilons must be numbers")
-            result = self._attacked(model, inputs, criterion, radius)
-            adv = model.outward(result.adv)
-            found.append((adv, adv, result.success))
-        return found
+        name, wrong = type(self).__name__, [r for r in radii if r is not None and not r >= 0]
+        if wrong:
+            raise ValueError(f"{name}: epsilons must be at least 0, got {wrong[0]}")
+        nearest = self._made(None, _UNKNOWN).traits.goal == "minimum"
+        if None in radii and not nearest:
+            raise ValueError(f"{name} stays in a ball: epsilons must be numbers, got None")
+        aim = _Aim.of(model, inputs, criterion)
+        if nearest:
+            result = self._attacked(aim, None)
+            return [self._cut(aim, result, radius) for radius in radii]
+        return [aim.untouched() if r == 0 else self._in_ball(aim, r) for r in radii]
 
-    def _attacked(
-        self, model: PyTorchModel, inputs: Tensor, criterion: Criterion, radius: float | None
-    ) -> AttackResult:
+    def _in_ball(self, aim: "_Aim", radius: float | None) -> tuple[Tensor, Tensor, Tensor]:
+        result = self._attacked(aim, radius)
+        adv = aim.outward(result.adv)
+        return adv, adv, result.success
+
+    def _cut(
+        self, aim: "_Aim", result: AttackResult, radius: float | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The nearest images, the same within the radius, and whether those are adversarial."""
+        raw = aim.outward(result.adv)
+        if radius is None:
+            return raw, raw, result.success
+        if radius == 0:
+            return raw, *aim.untouched()[1:]
+        norm, radius = self._made(None, _UNKNOWN).traits.norm, radius / aim.model.range.span
+        distance = result.distance(norm)
+        inside = distance <= radius * (1 + 1e-6)
+        change = (result.adv - result.clean).to(torch.promote_types(raw.dtype, torch.float32))
+        if norm == "linf":
+            cut = change.clamp(-radius, radius)
+        else:
+            cut = change * (radius / distance.clamp(min=radius)).to(change)[:, None, None, None]
+        cut_off = (result.clean + cut).clamp(0, 1).to(raw.dtype)
+        clipped = torch.where(inside[:, None, None, None], result.adv, cut_off)
+        return raw, aim.outward(clipped), aim.reached(clipped) & (result.success | ~inside)
+
+    def _attacked(self, aim: "_Aim", radius: float | None) -> AttackResult:
+        attack = self._made(radius, aim.model.range.span)
+        run = aim.model.runner.run
+        return run(attack, aim.images, aim.labels, aim.targets, self.face.stop)
+
+    def _made(self, radius: float | None, span: float) -> OurAttack:
+        """Ours for images of a range of this length; without a radius, to be looked at."""
+        given = self.given | {"radius": 0.1 * span if radius is None else float(radius)}
+        return self.face.attack(in_unit_range(given, span))
+
+
+@dataclass(frozen=True)
+class _Aim:
+    """Images, and what an attack on a model is to do with them.
+
+    Attributes:
+        model: whom to attack.
+        given: the images as the caller has them.
+        images: the same in [0, 1].
+        labels: (B,) true classes.
+        targets: (B,) whom to aim at, in the place of labels.
+    """
+
+    model: PyTorchModel
+    given: Tensor
+    images: Tensor
+    labels: Tensor | None
+    targets: Tensor | None
+
+    @classmethod
+    def of(cls, model: PyTorchModel, given: Tensor, criterion: Criterion) -> Self:
         labels = targets = None
         match criterion:
             case TargetedMisclassification():
@@ -201,35 +245,23 @@ class Attack:
                 labels = criterion.labels
             case _:
                 labels = criterion
-        images, attack = model.inward(inputs), self._made(radius)
-        return model.runner.run(attack, images, labels, targets, self.face.stop)
+        return cls(model, given, model.range.inward(given), labels, targets)
 
-    def _made(self, radius: float | None) -> OurAttack:
-        return self.face.attack(self.given | {"radius": 0.1 if radius is None else radius})
+    def outward(self, images: Tensor) -> Tensor:
+        """Images as the caller has them; those that are the caller's own to the last bit."""
+        return self.model.range.returned(images, self.images, self.given)
 
+    def untouched(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The images as they are, and whether those are adversarial."""
+        return self.given, self.given, self.reached(self.images)
 
-def _cut(
-    model: PyTorchModel, result: AttackResult, radius: float | None, norm: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The nearest images, the same within the radius, and whether those are adversarial."""
-    raw = model.outward(result.adv)
-    if radius is None:
-        return raw, raw, result.success
-    distance = result.distance(norm).to(result.adv.dtype)
-    inside = (distance <= radius * (1 + 1e-6))[:, None, None, None]
-    change = result.adv - result.clean
-    if norm == "linf":
-        cut = change.clamp(-radius, radius)
-    else:
-        cut = change * (radius / distance.clamp(min=radius))[:, None, None, None]
-    clipped = torch.where(inside, result.adv, (result.clean + cut).clamp(0, 1))
-    with torch.no_grad():
-        training = model.module.training
-        predicted = model.module.eval()(clipped).argmax(1)
-        model.module.train(training)
-    aim = result.targets
-    won = predicted != result.labels if aim is None else predicted == aim.to(predicted.device)
-    return raw, model.outward(clipped), won & (result.success | ~inside[:, 0, 0, 0])
+    def reached(self, images: Tensor) -> Tensor:
+        """(B,) whether images in [0, 1] are adversarial."""
+        predicted = self.model.runner.predict(images)
+        if self.targets is not None:
+            return predicted == self.targets.to(predicted.device)
+        assert self.labels is not None
+        return predicted != self.labels.to(predicted.device)
 
 
 def _alpha(given: Given) -> float:

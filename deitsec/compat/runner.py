@@ -4,28 +4,45 @@ import torch
 from torch import Tensor, nn
 
 from deitsec.attacks.attack import Attack
+from deitsec.compat.scaled import place
 from deitsec.engine import AttackResult, Engine
+from deitsec.engine.guard import attack_mode, calculation
 from deitsec.engine.kept import Stop
+
+_IDENTITIES = 1 << 47  # half of those that a sample may have
+_TOGETHER = 256  # images whose logits are asked for at once
 
 
 class Runner:
-    """Attacks one model; each run draws numbers of its own.
+    """Attacks one model.
 
     Args:
         model: images in [0, 1] -> logits.
-        seed: of every draw; None takes that of `torch.manual_seed`.
+        seed: of every draw, which are the same in each run then; with None each run draws numbers
+            of its own, which follow from `torch.manual_seed`.
     """
 
     def __init__(self, model: nn.Module, seed: int | None = None) -> None:
         self.model = model
-        self.seed = torch.initial_seed() % (1 << 63) if seed is None else seed
-        self.rows = 0
+        self.seed = seed
         self.engines: dict[Stop, Engine] = {}
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        return place(self.model)
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, K) at images in [0, 1], in eval mode and true fp32, where the images are."""
+        device = self.device
+        with attack_mode(self.model), calculation(device, deterministic=False):
+            found = [self.model(part.to(device)) for part in images.split(_TOGETHER)]
+        return torch.cat(found).to(images.device)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """(B,) classes of images in [0, 1], where the images are."""
+        return self.logits(images).argmax(1)
 
     def run(
         self,
@@ -40,10 +57,11 @@ class Runner:
         A label that is the target says nothing of what is true, and another takes its place.
         """
         if stop not in self.engines:
-            self.engines[stop] = Engine(self.model, seed=self.seed, stop=stop)
+            self.engines[stop] = Engine(self.model, seed=self.seed or 0, stop=stop)
         if targets is not None:
             another = (targets == 0).to(torch.int64)
             labels = another if labels is None else torch.where(labels == targets, another, labels)
-        ids = torch.arange(self.rows, self.rows + len(images), device=images.device)
-        self.rows += len(images)
+        ids = torch.arange(len(images), device=images.device)
+        if self.seed is None:
+            ids += int(torch.randint(_IDENTITIES, ()))
         return self.engines[stop].run(attack, images, labels, targets, sample_ids=ids)

@@ -7,6 +7,7 @@
 Classes, parameters and defaults are torchattacks 3.5's. docs/compat.md says what differs.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from deitsec.compat.dataset import load, save
 from deitsec.compat.face import Face, Given, Said, bind, by_norm, to
 from deitsec.compat.runner import Runner
-from deitsec.compat.scaled import Scale, Scaled
+from deitsec.compat.scaled import Scale, Scaled, place
 from deitsec.engine import AttackResult
 from deitsec.models import EOT
 
@@ -41,7 +42,7 @@ class Attack:
         self.scale: Scale | None = None
         self._parameters = tuple(values)
         self._target_map: TargetMap | None = None
-        self._runner: Runner | None = None
+        self._runner: tuple[tuple[Any, ...], Runner] | None = None
         self.__dict__.update(values)
         self.face.attack(self._given())  # what is wrong shows here, and not at the first call
 
@@ -57,20 +58,24 @@ class Attack:
 
     def result(self, inputs: Tensor, labels: Tensor) -> AttackResult:
         """The same call with all that the engine knows of it; images in [0, 1]."""
-        runner = self._runner = self._runner or self._new_runner()
+        runner = self._current_runner()
         images, labels = inputs.to(runner.device), labels.to(runner.device)
         targets = self._targets(images, labels)
         if self.scale is not None:
             images = self.scale.inward(images)
-        return runner.run(self.face.attack(self._given()), images, labels, targets, self.face.stop)
+        attack = self.face.attack(self._given())
+        if self.face.all_classes:
+            number = runner.logits(images[:1]).shape[1]
+            attack = dataclasses.replace(attack, **{self.face.all_classes: number})
+        return runner.run(attack, images, labels, targets, self.face.stop)
 
     def set_model(self, model: nn.Module) -> None:
         """Attack another model."""
-        self.model, self._runner = model, None
+        self.model = model
 
     def set_normalization_used(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Take and give normalised images, which is what the model takes."""
-        self.scale, self._runner = Scale.of(mean, std), None
+        self.scale = Scale.of(mean, std, place(self.model))
 
     def get_mode(self) -> str:
         """The mode: `default` or `targeted(...)`."""
@@ -91,13 +96,22 @@ class Attack:
         self._aim("targeted(custom)", target_map_function)
 
     def set_mode_targeted_least_likely(self, kth_min: int = 1, quiet: bool = False) -> None:
-        """Aim at the class of k-th smallest logit on the clean image, the label left out."""
+        """Aim at the class of k-th smallest logit on the clean image, the label left out.
+
+        Raises:
+            ValueError: a kth_min below 1; at the call, one beyond the classes less the label.
+        """
         if kth_min < 1:
             raise ValueError(f"kth_min must be at least 1, got {kth_min}")
 
         def least_likely(inputs: Tensor, labels: Tensor) -> Tensor:
-            ranked = self._logits(inputs).scatter(1, labels[:, None], torch.inf).argsort(1)
-            return ranked[:, kth_min - 1]
+            logits = self._logits(inputs)
+            most = logits.shape[1] - 1
+            if kth_min > most:
+                raise ValueError(
+                    f"kth_min must be at most {most}, the classes less the label, got {kth_min}"
+                )
+            return logits.scatter(1, labels[:, None], torch.inf).argsort(1)[:, kth_min - 1]
 
         self._aim("targeted(least-likely)", least_likely)
 
@@ -125,12 +139,17 @@ class Attack:
     def _given(self) -> Given:
         return {name: self.__dict__[name] for name in self._parameters}
 
-    def _new_runner(self) -> Runner:
-        model = self.model if self.scale is None else Scaled(self.model, self.scale)
+    def _current_runner(self) -> Runner:
+        """The runner for the attributes as they are now; it is kept while they stay."""
         given = self._given()
-        if self.attack == "EOTPGD":
-            model = EOT(model, _Unchanged(), num_samples=given["eot_iter"])
-        return Runner(model, given.get("seed"))
+        passes = given["eot_iter"] if self.attack == "EOTPGD" else None
+        decisive = (self.model, self.scale, given.get("seed"), passes)
+        if self._runner is None or self._runner[0] != decisive:
+            model = self.model if self.scale is None else Scaled(self.model, self.scale)
+            if passes is not None:
+                model = EOT(model, _Unchanged(), num_samples=passes)
+            self._runner = decisive, Runner(model, given.get("seed"))
+        return self._runner[1]
 
     def _aim(self, mode: str, target_map: TargetMap) -> None:
         if not self.face.targeted:
@@ -142,14 +161,9 @@ class Attack:
             return None
         return self._target_map(images, labels).to(labels.device)
 
-    @torch.no_grad()
     def _logits(self, inputs: Tensor) -> Tensor:
         """(B, K) of the model as it is called, in eval mode."""
-        training = self.model.training
-        try:
-            return self.model.eval()(inputs)
-        finally:
-            self.model.train(training)
+        return Runner(self.model).logits(inputs)
 
 
 class _Unchanged:
@@ -296,6 +310,7 @@ DeepFool = _made(
         say=to("deepfool"),
         stop="first_success",
         targeted=False,
+        all_classes="candidates",
     ),
 )
 JSMA = _made(
@@ -309,7 +324,10 @@ JSMA = _made(
 APGD = _made(
     "APGD",
     Face(
-        defaults=_SEARCH | {"seed": 0, "loss": "ce"} | _APGD_REST, say=_apgd, stop="first_success"
+        defaults=_SEARCH | {"seed": 0, "loss": "ce"} | _APGD_REST,
+        say=_apgd,
+        stop="first_success",
+        targeted=False,
     ),
 )
 APGDT = _made(

@@ -1,5 +1,7 @@
 """The small network of the golden files, and how it is trained: seconds on the digits."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,15 @@ def digits() -> tuple[Tensor, Tensor]:
     images, labels = load_digits(return_X_y=True)
     pixels = torch.from_numpy(np.asarray(images, np.float32) / 16)
     return pixels.reshape(-1, 1, 8, 8), torch.from_numpy(labels).long()
+
+
+def stored_network() -> nn.Sequential:
+    """The network as the golden files have it, trained."""
+    stored = np.load(Path(__file__).with_name("digits.npz"))
+    made = network()
+    weights = {key.removeprefix("weight/"): stored[key] for key in stored if "weight/" in key}
+    made.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return made.eval()
 
 
 def trained(images: Tensor, labels: Tensor, steps: int = 400) -> nn.Sequential:
