@@ -54,7 +54,7 @@ def _deepfool_step_kernel(
         within = offset + tl.arange(0, chunk)
         inside = within < elements
         slope = tl.load(slopes + (row * planes + nearest) * elements + within, inside, other=0.0)
-        slope = slope.to(tl.float32).to(tl.float64)
+        slope = slope.to(tl.float64)
         sign = tl.where(slope > 0, 1.0, tl.where(slope < 0, -1.0, 0.0))
         unit = sign if linf else slope / length
         before = tl.load(total + start + within, inside, other=0.0).to(tl.float64)
@@ -73,9 +73,7 @@ def _dual_norm(slopes, first, elements, linf: tl.constexpr, chunk: tl.constexpr)
     sums = tl.zeros([chunk], tl.float64)
     for offset in range(0, elements, chunk):
         within = offset + tl.arange(0, chunk)
-        slope = tl.load(slopes + first + within, within < elements, other=0.0)
-        # by fp32: Triton's interpreter gets subnormal bf16 wrong on the straight way
-        slope = slope.to(tl.float32).to(tl.float64)
+        slope = tl.load(slopes + first + within, within < elements, other=0.0).to(tl.float64)
         sums += tl.abs(slope) if linf else slope * slope
     total = tl.sum(sums, 0)
     return total if linf else tl.sqrt(total)

@@ -61,7 +61,7 @@ def _change(x, x0, slope, at, elements, chunk: tl.constexpr):
     for first in range(0, elements, chunk):
         within = first + tl.arange(0, chunk)
         inside = within < elements
-        along = tl.load(slope + at + within, mask=inside, other=0.0).to(tl.float32).to(tl.float64)
+        along = tl.load(slope + at + within, mask=inside, other=0.0).to(tl.float64)
         point = tl.load(x + at + within, mask=inside, other=0.0).to(tl.float64)
         sums += along * (tl.load(x0 + at + within, mask=inside, other=0.0).to(tl.float64) - point)
     return tl.sum(sums, 0)

@@ -126,13 +126,20 @@ def assert_as_good(got: Tensor, reference: Tensor, exact: Tensor, what: str) -> 
     )
 
 
+def without_subnormal_bf16(values: Tensor) -> Tensor:
+    """Zeros for the subnormal numbers of bf16, which Triton 3.9's interpreter decodes wrong."""
+    if values.dtype != torch.bfloat16:
+        return values
+    return values.masked_fill(values.abs() < torch.finfo(torch.bfloat16).smallest_normal, 0)
+
+
 @functools.cache
 def samples(name: str, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """The op's own samples that dispatch would hand to a kernel."""
     make_samples = OPS[name.removesuffix("_")].make_samples
     assert make_samples is not None, f"{name} has no samples"
     return [
-        args
+        tuple(without_subnormal_bf16(a) if isinstance(a, Tensor) else a for a in args)
         for args in make_samples(SampleMaker(dtype=dtype))
         if all(a.is_contiguous() for a in args if isinstance(a, Tensor))
         and not (dtype == torch.float16 and args[0].shape[-1] > 10_000)
