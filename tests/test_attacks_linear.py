@@ -114,7 +114,8 @@ def test_gradients_are_asked_for_once(name):
     result = run(create_attack(name), model, images, torch.zeros_like(labels))
     assert not result.success.any()
     assert (result.queries.backward == 4).all()
-    assert (result.queries.forward == 1 + 5 + 1).all()  # the image, five points, the last one
+    # whether it is spared, the gradients, five points, the last one
+    assert (result.queries.forward == 1 + 1 + 5 + 1).all()
 
 
 def test_within_a_radius_it_succeeds_only_where_the_optimum_lies_within():
