@@ -242,6 +242,19 @@ def test_momentum_step_takes_the_direction_of_any_gradient(backend: str, scale: 
 
 
 @each_backend
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_momentum_of_a_large_image_in_half_precision(backend: str, dtype: torch.dtype) -> None:
+    x0 = torch.full((1, 3, 224, 224), 0.5, dtype=dtype)
+    grad = SampleMaker().normal(*x0.shape).to(dtype)
+    grad[:, :, ::2] *= 1e-3  # of a unit they are 7e-9 each, and the smallest number of fp16 is 6e-8
+    with ops.use(backend):
+        out, total = ops.momentum_step(x0, grad, torch.zeros(x0.shape), x0, 1.0, 0.25, 0.5)
+    assert (out.dtype, total.dtype) == (dtype, torch.float32)
+    assert torch.equal(out, x0 + 0.25 * grad.sign())
+    torch.testing.assert_close(total, grad.float() / grad.float().abs().sum(), rtol=1e-5, atol=0)
+
+
+@each_backend
 @pytest.mark.parametrize("name", ["l2_step", "l1_step", "l1_projection", "momentum_step"])
 def test_rows_do_not_depend_on_each_other(backend: str, name: str) -> None:
     x, grad, x0 = iterate(5, 3, 33, 31)
