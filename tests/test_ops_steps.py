@@ -318,3 +318,20 @@ def test_the_ball_meets_a_flat_piece_of_the_norm() -> None:
         away = torch.tensor([0.5, 0.7, 0.04, -0.08, 0.06], dtype=torch.float64)
         moved = ops.l1_projection(x0 + away, x0, eps) - x0
         assert moved.abs().sum() <= eps * (1 + 1e-12)
+
+
+@each_backend
+@pytest.mark.parametrize("gradient", [float("inf"), float("nan")])
+def test_adam_without_a_gradient_is_pulled_but_where_that_is_not_finite(
+    backend: str, gradient: float
+) -> None:
+    w, x0 = torch.full((1, 9), 0.5), torch.full((1, 9), 0.2)
+    grad, still = torch.ones(1, 9), torch.zeros(1, 9)
+    grad[0, 4] = gradient
+    with ops.use(backend):
+        after, *_ = ops.adam_tanh_step(
+            w, still, still, grad, x0, torch.zeros(1), torch.ones(1).long(), 0.1, 1.0
+        )
+    moved = (after != w)[0]
+    assert moved.sum() == 8
+    assert not moved[4]
