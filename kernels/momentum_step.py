@@ -55,13 +55,11 @@ def _momentum_step_kernel(
     offsets = row * elements + within
     slope = tl.load(grad + offsets, mask=inside, other=0.0).to(tl.float32)
     earlier = tl.load(momentum + offsets, mask=inside, other=0.0)
-    sum = decay * earlier.to(tl.float32) + direction(slope, scale, norm, usable)
-    # the step goes along the sign of what is stored: in fp16 a small sum is rounded to 0
-    kept = sum.to(earlier.dtype).to(tl.float32)
-    tl.store(total + offsets, kept, mask=inside)
+    sum = decay * earlier + direction(slope, scale, norm, usable)
+    tl.store(total + offsets, sum, mask=inside)
     iterate = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
     clean = tl.load(x0 + offsets, mask=inside, other=0.0).to(tl.float32)
-    sign = tl.where(kept > 0, 1.0, tl.where(kept < 0, -1.0, 0.0))
+    sign = tl.where(sum > 0, 1.0, tl.where(sum < 0, -1.0, 0.0))
     delta = clamp(iterate + alpha * sign - clean, -eps, eps)
     tl.store(out + offsets, clamp(clean + delta, 0.0, 1.0), mask=inside)
 

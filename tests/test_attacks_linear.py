@@ -106,6 +106,18 @@ def test_a_row_that_the_box_does_not_let_fall_is_a_failure():
     assert (result.adv == 0).all()  # its best attempt
 
 
+@pytest.mark.parametrize("name", NAMES.values())
+def test_gradients_are_asked_for_once(name):
+    model, images, labels = _model(5)
+    with torch.no_grad():
+        model[1].bias[0] += 100  # no row falls, and all ways beyond the border are tried
+    result = run(create_attack(name), model, images, torch.zeros_like(labels))
+    assert not result.success.any()
+    assert (result.queries.backward == 4).all()
+    # whether it is spared, the gradients, five points, the last one
+    assert (result.queries.forward == 1 + 1 + 5 + 1).all()
+
+
 def test_within_a_radius_it_succeeds_only_where_the_optimum_lies_within():
     model, images, labels = _model(5)
     free = run(create_attack("linear"), model, images, labels)

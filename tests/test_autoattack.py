@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from models_for_tests import conv, images_and_labels, mlp
+from models_for_tests import conv, images_and_labels, mlp, problem
 from torch import nn
 
-from deitsec.attacks import create_attack, format_spec, parse_spec
+from deitsec.attacks import autoattack, create_attack, format_spec, parse_spec
 from deitsec.attacks.autoattack import VERSIONS
 from deitsec.attacks.reliable import Reliable
 from deitsec.engine import Engine, run
@@ -69,7 +69,18 @@ def test_the_cheaper_evaluation_is_not_called_autoattack(suffix):
     apgd, targeted, look = attack.stages
     whole = create_attack("autoattack" + suffix)
     assert (apgd, targeted) == whole.stages[:2]
-    assert look == dataclasses.replace(whole.stages[3], n_queries=250)
+    assert look == dataclasses.replace(whole.stages[3], n_queries=250, series=1)
+
+
+@pytest.mark.parametrize("suffix", NORMS.values())
+def test_the_look_and_the_square_of_the_protocol_try_different_images(suffix):
+    look = create_attack("reliable" + suffix, eps=0.2).stages[-1]
+    square = create_attack("autoattack" + suffix, eps=0.2).stages[-1]
+    p = problem(IMAGES, LABELS)
+    started, again = look.init(p), square.init(p)
+    assert not torch.equal(started.x, again.x)
+    proposed = look.propose(p, again, 0.3), square.propose(p, again, 0.3)
+    assert not torch.equal(*proposed)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
@@ -102,17 +113,18 @@ class Flat(nn.Module):
         return self.model(rounded - x + x.detach())
 
 
-def test_masked_gradients_bring_the_whole_protocol():
+def test_masked_gradients_bring_the_whole_protocol(monkeypatch):
+    monkeypatch.setattr(autoattack, "_QUERIES", 1000)  # of the protocol's Square
     model = Flat(conv(classes=4))
     images = torch.rand(16, 1, 6, 6)
     with torch.no_grad():
         labels = model(images).argmax(1)
     eps = 0.06
-    short = Engine(model).run(Reliable(eps=eps), images, labels)
+    short = Engine(model).run(Reliable(eps=eps, n_queries=50), images, labels)
     whole = Engine(model).run(create_attack("autoattack", eps=eps), images, labels)
     assert not short.driven[~short.success].any()
     standing = ~(short.success | whole.success)
-    assert (short.queries.forward[standing] > 5000).all()
+    assert (short.queries.forward[standing] > 1000 + 50 + 4 * 100 + 3 * 200).all()
     assert torch.equal(short.success, whole.success)
     assert whole.success.any()
 

@@ -106,7 +106,7 @@ def test_a_model_is_told_by_what_a_graph_holds_of_it():
 def test_a_step_on_a_pretended_gpu_reads_nothing_back(name, loss_at, monkeypatch):
     """Fake CUDA tensors have no values: whatever would wait for one raises."""
     # autograd asks the driver for the device, which is not there
-    gradient = lambda output, leaf, dlogits, **_: (torch.empty_like(leaf),)  # noqa: E731
+    gradient = lambda output, leaf, *_, **__: (torch.empty_like(leaf),)  # noqa: E731
     monkeypatch.setattr(torch.autograd, "grad", gradient)
     attack, targeted = light(name), loss_at == "targeted"
     with FakeTensorMode():
@@ -117,22 +117,24 @@ def test_a_step_on_a_pretended_gpu_reads_nothing_back(name, loss_at, monkeypatch
         asked = problem(x, y, sample_ids=y, targeted=targeted, confidence=0.5 * targeted)
         checked = CheckedModel.__new__(CheckedModel)  # its labels are read once, before any step
         checked.model, checked.labels, checked._highest = model.requires_grad_(False), y, 0
-        batch = Batch(
-            problem=asked,
-            state=attack.init(asked),
-            kept=Kept.nothing(x),
-            rows=y,
-            variants=y,
-            real=y > 0,
-        )
-        query = EngineQuery(
-            Driver(checked, scaled=True, module=model), batch, preference=Preference(first=True)
-        )
-        for step, _ in attack.plan():
-            take_step(step, query)
-            take_step(step, query)
-        assert batch.state.x.device.type == "cuda"
-        assert batch.kept.logits is not None
+        driver = Driver(checked, scaled=True, module=model)
+        for stage in attack.stages:
+            many = stage.num_targets > 0  # each try aims at a class, for the label to lose
+            tried = dataclasses.replace(asked, targeted=targeted or many)
+            batch = Batch(
+                problem=tried,
+                state=stage.init(tried),
+                kept=Kept.nothing(x),
+                rows=y,
+                variants=y,
+                real=y > 0,
+            )
+            query = EngineQuery(driver, batch, preference=Preference(first=True))
+            for step, _ in stage.plan():
+                take_step(step, query)
+                take_step(step, query)
+            assert batch.state.x.device.type == "cuda"
+            assert batch.kept.logits is not None
 
 
 def test_waits_are_noticed_in_this_thread_and_other_warnings_pass(monkeypatch):

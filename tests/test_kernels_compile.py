@@ -105,7 +105,8 @@ def calls() -> Iterator[tuple[str, str, tuple[Any, ...]]]:
                         yield "deepfool_step", order, crossing
                 for step in steps:
                     if step.startswith("momentum"):
-                        yield step, label, (rows, rows, rows, rows, 1.0, 0.1, 0.2)
+                        momentum = wide[:, : rows.shape[1]]
+                        yield step, label, (rows, rows, momentum, rows, 1.0, 0.1, 0.2)
                     else:
                         yield step, label, (rows, rows, rows, *between[step[:2]], 12.0)
 

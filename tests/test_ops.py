@@ -6,22 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from ops_for_tests import BITWISE, DTYPES
 from torch import Tensor
 
 from deitsec import ops
 from deitsec.ops._samples import SampleMaker
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OPS = {name: op for name, op in ops.list_ops().items() if not op.mutates}
 INPLACE = {name: op for name, op in ops.list_ops().items() if op.mutates}
-BITWISE = {
-    "apgd_step": (torch.float32,),
-    "linf_step": (torch.float32,),
-    "random_start": DTYPES,
-    "track_best": DTYPES,
-    "quantize_uint8": DTYPES,
-    "square_window": DTYPES,
-}
 
 
 @dataclass(frozen=True)

@@ -242,6 +242,19 @@ def test_momentum_step_takes_the_direction_of_any_gradient(backend: str, scale: 
 
 
 @each_backend
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_momentum_of_a_large_image_in_half_precision(backend: str, dtype: torch.dtype) -> None:
+    x0 = torch.full((1, 3, 224, 224), 0.5, dtype=dtype)
+    grad = SampleMaker().normal(*x0.shape).to(dtype)
+    grad[:, :, ::2] *= 1e-3  # of a unit they are 7e-9 each, and the smallest number of fp16 is 6e-8
+    with ops.use(backend):
+        out, total = ops.momentum_step(x0, grad, torch.zeros(x0.shape), x0, 1.0, 0.25, 0.5)
+    assert (out.dtype, total.dtype) == (dtype, torch.float32)
+    assert torch.equal(out, x0 + 0.25 * grad.sign())
+    torch.testing.assert_close(total, grad.float() / grad.float().abs().sum(), rtol=1e-5, atol=0)
+
+
+@each_backend
 @pytest.mark.parametrize("name", ["l2_step", "l1_step", "l1_projection", "momentum_step"])
 def test_rows_do_not_depend_on_each_other(backend: str, name: str) -> None:
     x, grad, x0 = iterate(5, 3, 33, 31)
@@ -305,3 +318,20 @@ def test_the_ball_meets_a_flat_piece_of_the_norm() -> None:
         away = torch.tensor([0.5, 0.7, 0.04, -0.08, 0.06], dtype=torch.float64)
         moved = ops.l1_projection(x0 + away, x0, eps) - x0
         assert moved.abs().sum() <= eps * (1 + 1e-12)
+
+
+@each_backend
+@pytest.mark.parametrize("gradient", [float("inf"), float("nan")])
+def test_adam_without_a_gradient_is_pulled_but_where_that_is_not_finite(
+    backend: str, gradient: float
+) -> None:
+    w, x0 = torch.full((1, 9), 0.5), torch.full((1, 9), 0.2)
+    grad, still = torch.ones(1, 9), torch.zeros(1, 9)
+    grad[0, 4] = gradient
+    with ops.use(backend):
+        after, *_ = ops.adam_tanh_step(
+            w, still, still, grad, x0, torch.zeros(1), torch.ones(1).long(), 0.1, 1.0
+        )
+    moved = (after != w)[0]
+    assert moved.sum() == 8
+    assert not moved[4]

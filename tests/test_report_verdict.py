@@ -45,6 +45,23 @@ def test_verdict_names_sizes_and_never_more_than_was_tested(document):
     assert "300 images" in text
 
 
+@pytest.mark.parametrize(("number", "words"), [(1, "1 patch"), (4, "4 patches")])
+def test_an_attack_on_patches_is_limited_by_their_number(document, number, words):
+    on_patches = document["attacks"][0] | {
+        "name": "patch",
+        "spec": "patch",
+        "norm": "l0",
+        "eps": None,
+        "patches": number,
+    }
+    worst = {"attacks": ["patch"], "robust_accuracy": 0.5}
+    changed = document | {"attacks": [on_patches], "worst_case": worst}
+    verdict = _judge(changed, 0.5)
+    assert verdict["level"] == "moderate"
+    assert f"any change of at most {words}" in " ".join(verdict["sentences"])
+    assert "no limit" not in " ".join(verdict["sentences"])
+
+
 def test_verdict_gives_wilsons_interval(document):
     text = " ".join(_judge(document, 0.5)["sentences"])
     assert "between 44.4% and 55.6%" in text  # 150 of 300

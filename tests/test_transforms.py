@@ -23,6 +23,7 @@ from deitsec.models.transforms import (
     Perspective,
     Rotation,
     Scale,
+    jpeg,
     print_and_photograph,
 )
 
@@ -205,6 +206,26 @@ def test_jpegs_gradient_is_that_of_the_rest_of_it():
     inside = (x > 0.05) & (x < 0.95)  # the rest is clipped
     (grad,) = torch.autograd.grad((found * weight * inside).sum(), x)
     torch.testing.assert_close(grad, weight * inside, rtol=0, atol=1e-4)
+
+
+def test_jpegs_tables_are_brought_to_a_device_once(monkeypatch):
+    """A copy from the host in a captured step is an error; one in inference mode bars gradients."""
+    x, changes = torch.rand(2, 3, 9, 8), JPEG()
+    draws = torch.full((2, 1), 0.5)
+    jpeg._brought.cache_clear()
+    with torch.inference_mode():
+        expected = changes(x, draws)
+
+    def copied(*_, **__):
+        raise AssertionError("a tensor was made of numbers of the host")
+
+    monkeypatch.setattr(torch, "tensor", copied)
+    monkeypatch.setattr(torch, "as_tensor", copied)
+    monkeypatch.setattr(torch.Tensor, "new_tensor", copied)
+    leaf = x.requires_grad_()
+    found = changes(leaf, draws)
+    assert torch.equal(found, expected)
+    assert torch.autograd.grad(found.sum(), leaf)[0].abs().sum() > 0
 
 
 def test_images_of_two_channels_are_refused():

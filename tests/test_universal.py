@@ -13,6 +13,7 @@ from deitsec.attacks import create_attack, format_spec, parse_spec
 from deitsec.attacks.universal import Universal
 from deitsec.attacks.universal_perturbation import UniversalPerturbation
 from deitsec.engine import run, universal_perturbation
+from deitsec.verification.measure import _quantize
 
 FITTED, HELD_OUT = (300, 0), (300, 1397)
 
@@ -210,6 +211,19 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     images, labels = digits(4)
     with pytest.raises(ValueError, match=r"is for images of \(1, 6, 6\), got \(1, 8, 8\)"):
         run(Universal(file=str(small)), digits_network(), images, labels)
+
+
+def test_a_report_rounds_its_images_within_the_radius_of_the_file(tmp_path):
+    file = tmp_path / "between.pt"
+    delta = torch.full((1, 8, 8), 2.6 / 255)
+    UniversalPerturbation(delta=delta, eps=2.6 / 255).save(file)
+    images, labels = digits(4)
+    clean = (images * 200).to(torch.uint8)
+    attack = Universal(file=str(file))
+    result = run(attack, digits_network(), clean / 255, labels)
+    rounded = _quantize(attack, result, clean)
+    assert ((rounded.int() - clean.int()).abs() <= 2).all()  # the nearest would be 3
+    assert (rounded != clean).all()
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,11 @@ class Attack(ABC):
         return self.radius
 
     @property
+    def patches(self) -> int | None:
+        """How many patches of an image it may change, to anything; None where it keeps to none."""
+        return None
+
+    @property
     def minimizes(self) -> bool:
         """Whether the nearest of a row's successes is kept, and the row goes on after the first."""
         return self.traits.goal == "minimum" and self.radius is None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deitsec.attacks.attack import check_share
 from deitsec.attacks.draws import uniform
-from deitsec.attacks.momentum_iterative import DrawingState, MomentumIterative
+from deitsec.attacks.momentum_iterative import DrawingState, MomentumIterative, at_rest
 from deitsec.attacks.separable import along_axes, placed
 from deitsec.types import Change, Problem, Query, Traits
 
@@ -53,7 +53,7 @@ class DIFGSM(MomentumIterative):
     def init(self, p: Problem) -> DrawingState:
         """Start at the image, at rest."""
         turn = torch.zeros_like(p.sample_ids)
-        return DrawingState(x=p.x, momentum=torch.zeros_like(p.x), turn=turn)
+        return DrawingState(x=p.x, momentum=at_rest(p.x), turn=turn)
 
     def step(self, p: Problem, s: Any, query: Query) -> Any:
         """Step along the momentum with the gradient through a random change."""

@@ -44,9 +44,13 @@ class FAB(Attack):
 
     Each step takes the decision boundary that is nearest when linearised, goes to the plane and a
     little beyond, drawn towards the clean image, and goes back towards that where it succeeded.
-    Untargeted, a step takes a gradient for each class but one; with `num_targets=9` it is FAB-T,
-    whose tries look at the boundary between the label and one class only, for one gradient a step.
-    Aimed at a class, the boundary is that with the strongest of the others.
+    Untargeted, a step takes a gradient for each of the K classes but one; with `num_targets=9` it
+    is FAB-T, whose tries look at the boundary between the label and one class only, for one
+    gradient a step. Aimed at a class, the boundary is that with the strongest of the others.
+
+    Memory: untargeted, a step holds the gradients of a row all at once, 2 (K - 1) images of the
+    row's size while they are put together. At K = 1000 that is 1.2 GB for one row of
+    3 x 224 x 224 in fp32, whatever the model: FAB-T is the one for many classes.
 
     Attributes:
         eps: distance within which a success counts, where only that is asked; None minimises.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from deitsec.attacks.attack import Attack
 from deitsec.attacks.draws import normal, uniform
+from deitsec.attacks.momentum_iterative import at_rest
 from deitsec.attacks.squared_error import SquaredError
 from deitsec.types import Plan, Problem, Query, State, Traits
 
@@ -103,11 +104,6 @@ def noise(p: Problem, start: str) -> Tensor:
     if start == "uniform":
         return uniform(p, p.x, _START).to(p.x.dtype)
     return (0.5 + 0.3 * normal(p, p.x, _START)).clamp(0, 1).to(p.x.dtype)
-
-
-def at_rest(x: Tensor) -> Tensor:
-    """No velocity for images like these."""
-    return torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def direction(grad: Tensor) -> Tensor:

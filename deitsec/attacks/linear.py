@@ -16,12 +16,16 @@ _LEAST_POWER, _TRIES = -7, 5  # 1e-7 to 1e-3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinearState(State):
-    """State with the number of points that were tried.
+    """State with the border that is nearest.
 
     Attributes:
-        turn: (B,) int64.
+        gap: (B,) fp64, how far the label's logit is ahead there, on the image; at least 0.
+        slope: (B, C, H, W) gradient of the other logit less the label's; at least fp32.
+        turn: (B,) int64 points tried.
     """
 
+    gap: Tensor
+    slope: Tensor
     turn: Tensor
 
 
@@ -31,7 +35,9 @@ class LinearBase(Attack):
 
     For each other class j the least change that brings logit j up to the label's is a projection on
     a half-space cut with the box; the nearest of them is the optimum. On any other model this is a
-    single linearised step, and a success only where the model says so.
+    single linearised step, and a success only where the model says so. It takes one forward pass,
+    a gradient for each class but one, and up to 5 forward passes for the point itself, each a
+    little farther beyond the border than the last: rounding may leave one short of it.
 
     Attributes:
         eps: None takes any distance; else a success counts within this radius only.
@@ -59,33 +65,41 @@ class LinearBase(Attack):
         """
 
     def init(self, p: Problem) -> LinearState:
-        """Stand on the image."""
+        """Stand on the image, knowing no border."""
+        wide = torch.promote_types(p.x.dtype, torch.float32)
         return LinearState(
             x=p.x,
             done=torch.zeros_like(p.sample_ids, dtype=torch.bool),
+            gap=torch.zeros_like(p.sample_ids, dtype=torch.float64),
+            slope=torch.zeros_like(p.x, dtype=wide),
             turn=torch.zeros_like(p.sample_ids),
         )
 
     def plan(self) -> Plan:
-        """Return the step, once for each way beyond the border."""
-        return [(self.step, _TRIES)]
+        """Return the choice of the border, and the step once for each way beyond it."""
+        return [(self.aim, 1), (self.step, _TRIES)]
+
+    def aim(self, p: Problem, s: LinearState, query: Query) -> LinearState:
+        """Find the nearest border that the box lets be reached, the first if there is none."""
+        logits, slopes = query.jacobian(p.x, lambda z: _others(z, p.labels))
+        differences = _others(logits, p.labels).double() @ logits.double()[:, :, None]
+        gaps = (-differences[:, :, 0]).clamp(min=0)
+        weight = slopes.flatten(2).double()
+        room, beyond = _room(p.x, weight), gaps * (1 + 10.0**_LEAST_POWER)
+        _, distance = self.nearest(weight.abs(), room, beyond)
+        reachable = (weight.abs() * room).sum(2) >= beyond
+        best = torch.where(reachable, distance, torch.inf).argmin(1, keepdim=True)
+        along = best[:, :, None].expand(-1, 1, weight.shape[2])
+        slope = slopes.flatten(2).gather(1, along).reshape(p.x.shape)
+        return s.replace(gap=gaps.gather(1, best)[:, 0], slope=slope.to(s.slope.dtype))
 
     def step(self, p: Problem, s: LinearState, query: Query) -> LinearState:
-        """Go to the nearest border and a little beyond, and ask whether that was enough."""
-        logits, slopes = query.jacobian(p.x, lambda z: _others(z, p.labels))
-        logits = logits.double()  # exact to the last digits of the image
-        weight = slopes.flatten(2).double()
-        differences = _others(logits, p.labels) @ logits[:, :, None]
-        clean = p.x.flatten(1)[:, None].double()
-        room = torch.where(weight > 0, 1 - clean, clean)
-        beyond = 10.0 ** (s.turn.double() + _LEAST_POWER)
-        gap = (-differences[:, :, 0]).clamp(min=0) * (1 + beyond)[:, None]
-        change, distance = self.nearest(weight.abs(), room, gap)
-        reachable = (weight.abs() * room).sum(2) >= gap
-        distance = torch.where(reachable, distance, torch.inf)
-        best = distance.argmin(1)[:, None, None].expand(-1, 1, weight.shape[2])
-        moved = (change * weight.sign()).gather(1, best)[:, 0].reshape(p.x.shape)
-        x = (p.x.double() + moved).clamp(0, 1).to(p.x.dtype)
+        """Go to the border and a little beyond, and ask whether that was enough."""
+        weight = s.slope.flatten(1)[:, None].double()  # exact to the last digits of the image
+        gap = s.gap * (1 + 10.0 ** (s.turn.double() + _LEAST_POWER))
+        change, _ = self.nearest(weight.abs(), _room(p.x, weight), gap[:, None])
+        x = (p.x.double() + (change * weight.sign()).reshape(p.x.shape)).clamp(0, 1)
+        x = x.to(p.x.dtype)
         done = p.goal.reached(query.logits(x))
         return s.replace(x=x, done=done, turn=(s.turn + 1).clamp(max=_TRIES - 1))
 
@@ -134,6 +148,12 @@ class LinearL1(LinearBase):
         part = torch.where(steep > 0, left / steep, 0.0)
         change = torch.zeros_like(room).scatter(2, order, torch.minimum(part, space))
         return change, change.sum(2)
+
+
+def _room(x: Tensor, weight: Tensor) -> Tensor:
+    """(B, J, N) fp64 how far each pixel may go in the direction of its weight (B, J, N)."""
+    clean = x.flatten(1)[:, None].double()
+    return torch.where(weight > 0, 1 - clean, clean)
 
 
 def _others(logits: Tensor, labels: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ class MomentumState(State):
     """State with the accumulated gradient.
 
     Attributes:
-        momentum: (B, C, H, W) sum of gradients, each scaled to L1 norm 1.
+        momentum: (B, C, H, W) sum of gradients, each scaled to L1 norm 1; at least fp32.
     """
 
     momentum: Tensor
@@ -67,7 +67,7 @@ class MomentumIterative(Attack):
 
     def init(self, p: Problem) -> MomentumState:
         """Start at the image, at rest."""
-        return MomentumState(x=p.x, momentum=torch.zeros_like(p.x))
+        return MomentumState(x=p.x, momentum=at_rest(p.x))
 
     def plan(self) -> Plan:
         """Return the same step, repeated."""
@@ -91,4 +91,9 @@ class MomentumIterative(Attack):
         alpha / n.
         """
         reach = p.direction * self.step_size * self.decay * p.x[0].numel()
-        return torch.add(s.x, s.momentum, alpha=reach)
+        return torch.add(s.x, s.momentum, alpha=reach).to(p.x.dtype)
+
+
+def at_rest(x: Tensor) -> Tensor:
+    """No momentum, for images like these; at least fp32."""
+    return torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))

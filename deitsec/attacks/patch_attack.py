@@ -75,6 +75,11 @@ class PatchAttack(Attack):
             )
 
     @property
+    def patches(self) -> int:
+        """How many patches of an image it may change, to anything."""
+        return self.num_patches
+
+    @property
     def num_restarts(self) -> int:
         """How often a row is tried at each of its targets."""
         return self.restarts

@@ -11,6 +11,7 @@ from deitsec.types import Evidence, Traits
 
 # by yield: the one that breaks most in its first steps first
 _WITH_GRADIENTS = ("apgd-ce", "apgd-t")
+_LOOK = 1  # the series of its draws; the whole protocol has 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +23,12 @@ class Reliable(Cascade):
     robust row's 7,810 forward passes. So they run only where there is reason to distrust gradients:
     where a short run of Square breaks a row that gradients did not, where every gradient of a row
     was 0, or where one was not finite. The rows that were attacked together then go through the
-    rest of AutoAttack's standard protocol.
+    rest of AutoAttack's standard protocol, whose Square makes other draws than the look did.
+
+    That decision is one for all rows of a wave, which are those that the engine holds at once: one
+    row that gives reason takes the others of its wave along, and none of another wave. So whether
+    FAB-T and the long Square are run on a row, and with that its verdict, may hang on the rows
+    beside it and on the batch size. A row that falls to the first stages falls in any company.
 
     Attributes:
         eps: L-infinity radius on images in [0, 1].
@@ -47,7 +53,9 @@ class Reliable(Cascade):
     def stages(self) -> tuple[Attack, ...]:
         """The attacks by gradients, and the look by queries alone."""
         gradients = self.protocol(eps=self.eps, only="+".join(_WITH_GRADIENTS)).stages
-        look = dataclasses.replace(self.protocol(eps=self.eps).square(), n_queries=self.n_queries)
+        look = dataclasses.replace(
+            self.protocol(eps=self.eps).square(), n_queries=self.n_queries, series=_LOOK
+        )
         return (*gradients, look)
 
     def second_opinion(self, evidence: Evidence) -> tuple[Attack, ...]:

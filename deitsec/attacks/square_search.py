@@ -4,7 +4,6 @@ import functools
 import itertools
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from deitsec.types import Plan, Problem, Query, State
 
 # the share of the image that a window covers is halved after so many of 10,000 proposals
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+_MOST_SERIES = 1000
 _LOSSES = (None, "margin", "ce")
 
 
@@ -44,11 +44,9 @@ class SquareSearch(Attack):
         loss: what is to improve, `margin` or `ce`; None takes the paper's: the margin to make the
             label lose, cross-entropy to aim at a class.
         restarts: how often a row is tried, each time with other draws.
+        series: which of the many series of draws it uses, so that two runs of Square on the same
+            rows try different windows.
     """
-
-    # draws of the start and of the proposals
-    start_stream: ClassVar[int] = 2
-    step_stream: ClassVar[int] = 3
 
     eps: float
     n_queries: int = 5000
@@ -56,6 +54,7 @@ class SquareSearch(Attack):
     rescale_schedule: bool = False
     loss: str | None = None
     restarts: int = 1
+    series: int = 0
 
     def __post_init__(self) -> None:
         """Validate the configuration."""
@@ -65,8 +64,22 @@ class SquareSearch(Attack):
         for what, value in (("n_queries", self.n_queries), ("restarts", self.restarts)):
             if value < 1:
                 raise ValueError(f"{self.name}: {what} must be at least 1, got {value}")
+        if not 0 <= self.series < _MOST_SERIES:
+            raise ValueError(
+                f"{self.name}: series must be 0 to {_MOST_SERIES - 1}, got {self.series}"
+            )
         if self.loss not in _LOSSES:
             raise ValueError(f"{self.name}: loss must be margin, ce or none, got {self.loss!r}")
+
+    @property
+    def start_stream(self) -> int:
+        """Stream of the draws of the start; 0 and 1 are taken, see `draws.uniform`."""
+        return 2 + 2 * self.series
+
+    @property
+    def step_stream(self) -> int:
+        """Stream of the draws of the proposals."""
+        return 3 + 2 * self.series
 
     @property
     def num_restarts(self) -> int:

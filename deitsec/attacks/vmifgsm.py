@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from deitsec.attacks.draws import uniform
-from deitsec.attacks.momentum_iterative import DrawingState, MomentumIterative
+from deitsec.attacks.momentum_iterative import DrawingState, MomentumIterative, at_rest
 from deitsec.types import Problem, Query, Traits
 
 _NEIGHBOUR = 2  # stream of the draws
@@ -57,12 +57,11 @@ class VMIFGSM(MomentumIterative):
 
     def init(self, p: Problem) -> VarianceState:
         """Start at the image, at rest and without a variance."""
-        wide = torch.promote_types(p.x.dtype, torch.float32)
         return VarianceState(
             x=p.x,
-            momentum=torch.zeros_like(p.x),
+            momentum=at_rest(p.x),
             turn=torch.zeros_like(p.sample_ids),
-            variance=torch.zeros_like(p.x, dtype=wide),
+            variance=at_rest(p.x),
         )
 
     def step(self, p: Problem, s: Any, query: Query) -> Any:

@@ -50,7 +50,9 @@ def adam_tanh_step(
         v: second moment, shape and dtype of w.
         grad: gradient of f at the image of w; shape of w; fp32, bf16, fp16 (fp64 by the reference).
         x0: the clean image in [0, 1], shape and dtype of grad.
-        scale: (B,) factor of each row's gradient, in the dtype of w; 0 leaves it out.
+        scale: (B,) factor of each row's gradient, in the dtype of w; 0 leaves it out where it is
+            finite. 0 times an infinity or a NaN is a NaN: the g of such an element counts as 0, and
+            the pull is left out there too.
         step: (B,) int64, t: which step of Adam this is to each row, from 1; 0 starts anew.
         lr: Adam's step size, > 0.
         pull: weight of the squared distance, >= 0.

@@ -14,6 +14,7 @@ from deitsec.report.wording import (
     count,
     levels,
     number,
+    patches,
     percent,
     short_size,
     strongest,
@@ -54,6 +55,8 @@ def _conditions(attack: Document) -> str:
     """`L∞ 8/255, targeted`: what tells two rows of one attack apart."""
     size = short_size(attack["norm"], attack["eps"])
     limit = "no limit" if attack["eps"] is None else size
+    if attack.get("patches"):
+        limit = patches(attack)
     return f"{NORM_SYMBOLS[attack['norm']]} {limit}, {attack['goal']}"
 
 

@@ -70,7 +70,7 @@ def judge(
     robust = worst_case["robust_accuracy"]
     if at_chance(clean):
         level, claim = "broken", "This classifier does no better than guessing, even unattacked"
-    elif all(attack["eps"] is None for attack in taken):
+    elif all(attack["eps"] is None and not attack.get("patches") for attack in taken):
         level, claim = UNLIMITED
     else:
         level = _level(robust)

@@ -51,6 +51,8 @@ def short_size(norm: str, eps: float | None) -> str:
 def perturbation_size(attack: Mapping[str, Any]) -> str:
     """Say how far an attack of the report may change an image."""
     norm, eps = attack["norm"], attack["eps"]
+    if attack.get("patches"):
+        return f"any change of at most {patches(attack)}"
     if eps is None:
         return _size_without_limit(norm, attack["distances"][norm]["median"])
     if norm == "linf":
@@ -58,6 +60,12 @@ def perturbation_size(attack: Mapping[str, Any]) -> str:
     if norm == "l0":
         return f"at most {percent(eps) if eps < 1 else f'{eps:g}'} of the values"
     return f"an {NORM_SYMBOLS[norm]} distance of at most {eps:g} (= {grey_levels(eps)})"
+
+
+def patches(attack: Mapping[str, Any]) -> str:
+    """Write how many patches an attack of the report may change: 1 patch, 4 patches."""
+    number = attack["patches"]
+    return f"{number:,} patch{'' if number == 1 else 'es'}"
 
 
 def _size_without_limit(norm: str, median: float | None) -> str:

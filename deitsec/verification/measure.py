@@ -151,8 +151,8 @@ def measure(
 
 
 def _quantize(attack: Attack, result: AttackResult, clean: Tensor) -> Tensor:
-    eps = getattr(attack, "eps", None)
-    budget = 255 if eps is None or attack.traits.norm != "linf" else ops.grey_levels(eps)
+    radius = attack.radius
+    budget = 255 if radius is None or attack.traits.norm != "linf" else ops.grey_levels(radius)
     return ops.quantize_uint8(result.adv, clean, budget)
 
 

@@ -36,6 +36,7 @@ def attack_piece(attack: Attack, found: Outcome, num_classes: int, command: str 
         "spec": format_spec(attack),
         "norm": attack.traits.norm,
         "eps": attack.limit,
+        "patches": attack.patches,
         "goal": goal_name(attack),
         **metrics,
         "robust_accuracy": share(robust(found)),

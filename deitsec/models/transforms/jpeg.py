@@ -1,5 +1,6 @@
 """JPEG compression at a random quality, with a gradient."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+Table = tuple[tuple[float, ...], ...]
 
 # ITU-T T.81, annex K: quantisation of luminance and of chrominance at quality 50
 _LUMINANCE = (
@@ -81,7 +84,7 @@ class JPEG:
         return (_straight_through(back).clamp(0, 255) / 255).to(x.dtype)
 
     def _in_colour(self, levels: Tensor, quality: Tensor) -> Tensor:
-        ycc = torch.einsum("ij,bjhw->bihw", levels.new_tensor(_TO_YCC), levels)
+        ycc = torch.einsum("ij,bjhw->bihw", _constant(_TO_YCC, levels.device, levels.dtype), levels)
         ycc = _straight_through(ycc)  # planes have 8 bits, before the cosines and after
         luma = _coded(ycc[:, :1] - 128, _table(_LUMINANCE, quality)) + 128
         chroma, table = ycc[:, 1:], _table(_CHROMINANCE, quality)
@@ -98,14 +101,27 @@ class JPEG:
         else:
             chroma = _coded(chroma, table)
         ycc = torch.cat([luma, chroma], 1)
-        return torch.einsum("ij,bjhw->bihw", levels.new_tensor(_TO_RGB), ycc)
+        return torch.einsum("ij,bjhw->bihw", _constant(_TO_RGB, levels.device, levels.dtype), ycc)
 
 
-def _table(base: Sequence[Sequence[int]], quality: Tensor) -> Tensor:
+def _table(base: Table, quality: Tensor) -> Tensor:
     """(B, 8, 8) quantisation at each quality (B, 1), as libjpeg scales it."""
     percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
-    table = (quality.new_tensor(base) * percent[:, :, None] + 50) / 100
+    table = (_constant(base, quality.device, quality.dtype) * percent[:, :, None] + 50) / 100
     return table.floor().clamp(1, 255)
+
+
+@functools.cache
+def _brought(rows: Table, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A table on a device, copied there once: a CUDA graph cannot hold a copy from the host."""
+    with torch.inference_mode(False):  # it outlives what is going on, and meets gradients later
+        return torch.tensor(rows, device=device, dtype=dtype)
+
+
+@torch.compiler.assume_constant_result
+def _constant(rows: Table, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The same to `torch.compile`, which would look past the cache."""
+    return _brought(rows, device, dtype)
 
 
 def _coded(plane: Tensor, table: Tensor) -> Tensor:
