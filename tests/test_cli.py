@@ -206,7 +206,7 @@ def test_ctrl_c_during_training_is_one_line_and_resumes(tmp_path):
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         state = tmp_path / "m.training"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while not list(state.glob("*")) and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.1)  # waits for a file, not for a duration
