@@ -1,71 +1,17 @@
-"""What is measured: an op, a shape, a dtype, and the plain PyTorch it is held against."""
+"""The ops that are measured, at which shapes, and what was promised of them."""
 
-import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks import eager
+from benchmarks.attack_cases import ATTACK_SUBJECTS
+from benchmarks.subjects import Case, Inputs, Subject
 from deitsec import ops
 
 ALPHA, EPS = 2 / 255, 8 / 255
-Inputs = tuple[Any, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """An op, how to call it, and its baseline.
-
-    Attributes:
-        op: its name in `deitsec.ops.list_ops()`.
-        make: inputs of a shape, dtype and device.
-        fused: calls deitsec.
-        plain: calls tuned PyTorch on the same inputs.
-        exact: the meaning, on inputs widened to fp64; None where the baseline means another thing.
-        passes: bytes per element of the baseline, in units of the element's size.
-        moved: the same of a perfect implementation, where the op's own cost does not say it.
-        value: the differentiable part of `plain`, which is what torch.compile is given; None where
-            that is all of it.
-    """
-
-    op: str
-    make: Callable[[tuple[int, ...], torch.dtype, str], Inputs]
-    fused: Callable[..., Any]
-    plain: Callable[..., Any]
-    exact: Callable[..., Any]
-    passes: float
-    moved: float | None = None
-    value: Callable[..., Any] | None = None
-
-    def compiled(self) -> Callable[..., Any]:
-        """The baseline under torch.compile; autograd calls the compiled backward."""
-        if self.value is None:
-            return torch.compile(self.plain, dynamic=False)
-        return functools.partial(self.plain, value=torch.compile(self.value, dynamic=False))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One measurement.
-
-    Attributes:
-        compiled: whether torch.compile of the baseline is a side.
-        written: whether the op's reference is one: the formula as one writes it in PyTorch.
-    """
-
-    subject: Subject
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    compiled: bool = False
-    written: bool = False
-
-    def __str__(self) -> str:
-        """The name that pytest and the result file give it."""
-        shape = "x".join(map(str, self.shape))
-        return f"{self.subject.op}-{shape}-{str(self.dtype).removeprefix('torch.')}"
 
 
 def _step_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Inputs:
@@ -147,6 +93,7 @@ def _fused_distillation(student: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 SUBJECTS = {
     subject.op: subject
     for subject in (
+        *ATTACK_SUBJECTS,
         Subject(
             op="linf_step_",
             make=_inplace_inputs,
@@ -154,6 +101,8 @@ SUBJECTS = {
             plain=eager.linf_step_,
             exact=lambda *a: ops.linf_step.reference(*a[:5]),
             passes=15,
+            moved=4,
+            registered="linf_step",
         ),
         Subject(
             op="linf_step",
@@ -194,6 +143,7 @@ SUBJECTS = {
             plain=lambda x0, ids, eps: eager.random_start(x0, eps),
             exact=lambda x0, ids, eps: ops.random_start.reference(x0, ids, eps, 0),
             passes=6,
+            draws=True,
         ),
         Subject(
             op="quantize_uint8",
@@ -219,6 +169,7 @@ SUBJECTS = {
             exact=ops.track_best.reference,
             passes=2,
             moved=1,
+            registered="track_best",
         ),
         Subject(
             op="margin_loss",
@@ -254,6 +205,7 @@ SUBJECTS = {
             passes=22,
             moved=3,
             value=eager.distillation_value,
+            registered="distillation_rows",
         ),
     )
 }
@@ -272,6 +224,8 @@ def headline() -> Iterator[Case]:
     for op in ("l2_step", "momentum_step", "l1_step"):
         more = op != "l1_step"  # half of it is a sort, which torch.compile leaves as it is
         yield Case(subject=SUBJECTS[op], shape=images, dtype=full, compiled=more, written=more)
+    for subject in ATTACK_SUBJECTS:
+        yield Case(subject=subject, shape=images, dtype=full)
     for op in ("distillation_loss", "cross_entropy_loss", "margin_loss", "dlr_loss"):
         for classes in (10, 1000):
             yield Case(subject=SUBJECTS[op], shape=(512, classes), dtype=full, compiled=True)
@@ -280,6 +234,8 @@ def headline() -> Iterator[Case]:
 def sweep() -> Iterator[Case]:
     """Every op from 1,000 to 10 million elements: nowhere slower than PyTorch."""
     for op, subject in SUBJECTS.items():
+        if op == "square_window":  # of images only
+            continue
         for power in range(3, 8):
             classes = 10 if power == 3 else 1000
             shape = (10**power // classes, classes) if "loss" in op else (10, 10 ** (power - 1))
@@ -298,4 +254,5 @@ def targets() -> dict[tuple[str, str, str], float]:
         ("distillation_loss-512x10-float32", "cpp", "eager"): 1.3,
         (f"row_norms-{images}-float32", "cpp", "eager"): 4.0,
         (f"row_norms-{images}-bfloat16", "cpp", "eager"): 4.0,
+        (f"fab_projection_linf-{images}-float32", "cpp", "eager"): 4.0,
     }

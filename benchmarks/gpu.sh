@@ -135,10 +135,10 @@ else
 fi
 
 if ! has pytest; then
-    for group in ops attacks compaction precision; do skip "$group" "there is no pytest"; done
+    for group in ops attacks compaction precision strong; do skip "$group" "there is no pytest"; done
 elif [ -z "$gpu" ]; then
     say "benchmarks: tiny shapes, for there is no GPU"
-    for group in ops attacks compaction precision; do
+    for group in ops attacks compaction precision strong; do
         part "$group" 50 0 "$python" -m benchmarks "$group" --quick --out "$out"
         rows "$group"
     done
@@ -151,6 +151,8 @@ else
     rows compaction
     part "precision" 90 0 "$python" -m benchmarks precision --out "$out"
     rows precision
+    part "strong" 120 0 "$python" -m benchmarks strong --rounds 5 --out "$out"
+    rows strong
 fi
 say "all parts: $SECONDS s"
 exit "$bad"

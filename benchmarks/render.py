@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import render_attacks, render_precision, verification
+from benchmarks import render_attacks, render_precision, render_strong, verification
 from benchmarks.tables import seconds, table
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +142,7 @@ def page(results: Path, images: Path) -> str:
     parts.append(render_attacks.attacks(load(results, "attacks"), images))
     parts.append(render_attacks.compaction(load(results, "compaction"), images))
     parts.append(render_precision.precision(load(results, "precision")))
+    parts.append(render_strong.strong(load(results, "strong")))
     return "\n".join(parts)
 
 

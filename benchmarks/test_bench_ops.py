@@ -21,8 +21,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def backends(op: str) -> list[str]:
     """The backends of an op that run on this device."""
-    name = {"distillation_loss": "distillation_rows"}.get(op, op)
-    declared = ops.list_ops()[name].backends
+    declared = ops.list_ops()[op].backends
     return [b.name for b in declared if b.device == DEVICE and b.missing() is None]
 
 
@@ -30,8 +29,8 @@ def check_parity(case: Case, backend: str, inputs: tuple[Any, ...]) -> None:
     """Hold one backend to its meaning, at the shape that is timed."""
     subject = case.subject
     exact = subject.exact(*widened(inputs))
-    # the baseline of random_start draws other numbers: the reference in this dtype stands in
-    plain = subject.plain if subject.op != "random_start" else subject.exact
+    # where the baseline draws other numbers, the reference in this dtype stands in
+    plain = subject.exact if subject.draws else subject.plain
     expected = plain(*copy.deepcopy(inputs))
     with ops.use(backend):
         found = subject.fused(*copy.deepcopy(inputs))
@@ -53,7 +52,7 @@ def measure(kind: str, case: Case, record: Record, copy_bandwidth: float, repeat
     torch.manual_seed(0)
     subject = case.subject
     inputs = subject.make(case.shape, case.dtype, DEVICE)
-    names = backends(subject.op)
+    names = backends(subject.registered or subject.op)
     if not names:
         pytest.skip(f"{subject.op} has no backend on {DEVICE} here")
     for name in names:
@@ -76,13 +75,12 @@ def row(
 ) -> dict[str, Any]:
     """What is written down of one case."""
     element = inputs[0]
-    name = {"distillation_loss": "distillation_rows"}.get(case.subject.op, case.subject.op)
-    op = ops.list_ops()[name.removesuffix("_")]
+    op = ops.list_ops()[case.subject.registered or case.subject.op]
     assert op.bytes_moved is not None
     if case.subject.moved is not None:
         moved = case.subject.moved * element.numel() * element.element_size()
     else:
-        moved = op.bytes_moved(*inputs[: 5 if name == "linf_step_" else None], *_defaults(name))
+        moved = op.bytes_moved(*inputs, *_defaults(case.subject.op))
     medians = timing.medians()
     wanted = {key: ratio for key, ratio in targets().items() if key[0] == str(case)}
     return {
