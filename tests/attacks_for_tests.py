@@ -35,7 +35,7 @@ _LIGHT: dict[str, dict[str, object]] = {
     "reliable_l2": {"n_queries": 20},
     "square_l1": {"n_queries": 300},
     "cw": {"steps": 150, "search_steps": 5, "initial_const": 0.1, "lr": 0.02},
-    "cw_linf": {"steps": 40},
+    "cw_linf": {"steps": 40, "initial_const": 0.01},
     "jsma": {"gamma": 0.6},
     "lbfgs": {"steps": 40, "search_steps": 8},
     "fab": {"steps": 20},

@@ -1,4 +1,5 @@
 import errno
+import functools
 import json
 import os
 import signal
@@ -204,7 +205,11 @@ def test_ctrl_c_during_training_is_one_line_and_resumes(tmp_path):
         "--out",
         "m.safetensors",
     ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # a shell's background jobs start with the signal ignored, and hand that on
+    listens = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=listens
+    ) as process:
         state = tmp_path / "m.training"
         deadline = time.monotonic() + 400
         while not list(state.glob("*")) and time.monotonic() < deadline:
