@@ -88,9 +88,7 @@ class SquareSearch(Attack):
 
     def share(self, number: int) -> float:
         """Share of the image that the windows of a proposal cover; they count from 0."""
-        if self.rescale_schedule:
-            number = int(number / self.n_queries * 10_000)
-        return self.p_init / 2 ** sum(number > after for after in _HALVED_AFTER)
+        return self.p_init / 2 ** _halvings(number, self.n_queries, self.rescale_schedule)
 
     @abstractmethod
     def random_start(self, p: Problem) -> Tensor:
@@ -111,9 +109,11 @@ class SquareSearch(Attack):
 
     def plan(self) -> Plan:
         """Return the look at the start, and the proposals by the size of their windows."""
-        shares = map(self.share, range(self.n_queries - 1))
-        phases = [(share, len(list(same))) for share, same in itertools.groupby(shares)]
-        return [(self.start, 1), *((functools.partial(self.step, share=p), n) for p, n in phases)]
+        phases = [
+            (functools.partial(self.step, share=self.p_init / 2**halvings), times)
+            for halvings, times in _phases(self.n_queries, self.rescale_schedule)
+        ]
+        return [(self.start, 1), *phases]
 
     def start(self, p: Problem, s: SearchState, query: Query) -> SearchState:
         """Ask about the start."""
@@ -134,3 +134,17 @@ class SquareSearch(Attack):
         loss = self.loss or ("ce" if p.targeted else "margin")
         values, _, _ = ops.classification_loss(logits, p.y, loss)
         return (p.direction * values).to(s.score.dtype)
+
+
+def _halvings(number: int, n_queries: int, rescaled: bool) -> int:
+    """How often the share has been halved by a proposal; they count from 0."""
+    if rescaled:
+        number = int(number / n_queries * 10_000)
+    return sum(number > after for after in _HALVED_AFTER)
+
+
+@functools.cache  # an engine asks for the plan on every wave
+def _phases(n_queries: int, rescaled: bool) -> tuple[tuple[int, int], ...]:
+    """Halvings, and how many proposals in a row have them."""
+    halvings = (_halvings(number, n_queries, rescaled) for number in range(n_queries - 1))
+    return tuple((times, len(list(same))) for times, same in itertools.groupby(halvings))
