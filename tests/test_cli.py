@@ -109,6 +109,28 @@ def test_attack_writes_images_that_numpy_reads(checkpoint, capsys, tmp_path):
     assert (columns["target"] == (columns["label"] + 1) % 10).all()
 
 
+def test_a_loss_that_needs_more_classes_says_so_in_one_line(tmp_path):
+    torch.manual_seed(0)
+    model = build_own("logistic_regression", in_chans=1, image_size=8, num_classes=2)
+    save_checkpoint(model, tmp_path / "two.safetensors")
+    images, labels = np.zeros((6, 8, 8), np.uint8), np.arange(6) % 2
+    images[:, 2:5, 2:5] = 200 * labels[:, None, None]
+    columns = {
+        f"{what}_{part}": v
+        for part in ("train", "test")
+        for what, v in (("x", images), ("y", labels))
+    }
+    np.savez(tmp_path / "two.npz", **columns)
+    command = [sys.executable, "-m", "deitsec", "attack", "--checkpoint", "two.safetensors"]
+    command += ["--data", "npz:two.npz", "--attack", "apgd:loss=dlr,steps=3", "--out", "adv"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    line = (
+        "deitsec: warning: dlr compares 3 classes and the model has 2: the margin takes its place"
+    )
+    assert line in done.stderr.splitlines()
+    assert "engine/" not in done.stderr
+
+
 def test_verify_writes_the_report_and_prints_the_table(checkpoint, capsys, tmp_path):
     assert main(_quick(checkpoint)) == 0
     printed = capsys.readouterr().out

@@ -2,7 +2,10 @@
 
 import errno
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import typer
 
@@ -37,7 +40,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; every error that a user can cause is one line on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(words, prog_name="deitsec", standalone_mode=False)
+        with _warnings_in_a_line():
+            code = app(words, prog_name="deitsec", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except OSError as error:
@@ -54,6 +58,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:
         return _fail("interrupted; no unfinished file was left under its final name", code)
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _warnings_in_a_line() -> Generator[None]:
+    """Warnings without the place in the source that they come from."""
+    before = warnings.formatwarning
+
+    def in_a_line(message: Any, *_: Any, **__: Any) -> str:
+        return f"deitsec: warning: {' '.join(str(message).split())}\n"
+
+    warnings.formatwarning = in_a_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _fail(message: str, code: int) -> int:
