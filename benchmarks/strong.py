@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -61,8 +62,9 @@ class Contest:
 
 
 def installed(name: str) -> bool:
-    """Whether a peer can be used here."""
-    return next(peer for peer in PEERS if peer.name == name).missing() is None
+    """Whether a peer can be used here; by its name in `PEERS`, or that of its module."""
+    known = {peer.name: peer for peer in PEERS}
+    return known[name].missing() is None if name in known else find_spec(name) is not None
 
 
 def torchattack(name: str, subject: Subject, batch: int, **options: Any) -> Callable[[], Tensor]:
@@ -72,6 +74,21 @@ def torchattack(name: str, subject: Subject, batch: int, **options: Any) -> Call
     def run() -> Tensor:
         parts = zip(subject.images.split(batch), subject.labels.split(batch), strict=True)
         return torch.cat([attack(images, labels).detach() for images, labels in parts])
+
+    return run
+
+
+def reference_autoattack(subject: Subject, batch: int, seed: int) -> Callable[[], Tensor]:
+    """The standard protocol by its authors' code, as the package pyautoattack carries it."""
+    device = subject.images.device.type
+    library = import_module("pyautoattack.autoattack")
+    attack = library.AutoAttack(
+        frozen(subject.model), norm="Linf", eps=subject.eps, seed=seed, device=device
+    )
+
+    def run() -> Tensor:
+        found = attack.run_standard_evaluation(subject.images, subject.labels, batch)
+        return (found if isinstance(found, Tensor) else found[0]).detach()
 
     return run
 

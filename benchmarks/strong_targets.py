@@ -7,7 +7,7 @@ from benchmarks.engine_targets import Target, on_a_cpu
 
 Row = dict[str, Any]
 
-OURS, FLOOR = "deitsec", "model floor"
+OURS, FLOOR, PROTOCOL = "deitsec", "model floor", "pyautoattack"
 FASTER = (("JSMA", 10.0), ("AutoAttack standard, undefended", 10.0), ("AutoAttack standard", 2.0))
 NEAR_FLOOR = 1.05
 PAIR_SECONDS, EXTRA_BYTES = 0.05, 1e9
@@ -19,11 +19,13 @@ def contest_targets(rows: list[Row]) -> Iterator[Target]:
     for row in on_a_cpu(rows):
         sides = row["sides"]
         wanted = next((ratio for name, ratio in FASTER if row["case"].startswith(name)), None)
-        others = [s["seconds"] for name, s in sides.items() if name not in (OURS, FLOOR)]
+        others = {name: s["seconds"] for name, s in sides.items() if name not in (OURS, FLOOR)}
         if wanted is not None and others:
-            ratio = min(others) / sides[OURS]["seconds"]
+            # of AutoAttack, the authors' code: torchattacks takes a tenth of APGD's steps
+            peer = PROTOCOL if PROTOCOL in others else min(others, key=lambda name: others[name])
+            ratio = others[peer] / sides[OURS]["seconds"]
             yield Target(
-                what=f"{row['case']}: over the best peer",
+                what=f"{row['case']}: over {peer}",
                 promised=f"{wanted:g}x",
                 measured=f"{ratio:.2f}x",
                 met=ratio >= wanted,
