@@ -89,12 +89,16 @@ NORMS = {
 
 def fmn_told_again(name, x0, y, targeted, steps):
     order, dual, project = NORMS[name]
-    delta, eps, best, xs = torch.zeros_like(x0), 1.0, math.inf, [x0]
+    eps, best, xs = 1.0, math.inf, [x0]
     worst = float(torch.maximum(x0, 1 - x0).flatten().norm(order))
     for i in range(steps):
-        answer = Asked().ask((x0 + delta)[None], y[None], "margin")
+        x = xs[-1]
+        answer = Asked().ask(x[None], y[None], "margin")
         won = (int(answer.logits.argmax()) == int(y)) == targeted
-        norm = float(delta.flatten().norm(order))
+        ascent = (-1 if targeted else 1) * answer.grad[0]
+        if order != 0:
+            ascent[((ascent > 0) & (x == 1)) | ((ascent < 0) & (x == 0))] = 0  # not out of the box
+        norm = float((x - x0).flatten().norm(order))
         alpha, gamma = cosine(i, steps, 1.0, 0.01), cosine(i, steps, 0.05, 0.001)
         if won:
             best = min(best, norm)
@@ -110,12 +114,11 @@ def fmn_told_again(name, x0, y, targeted, steps):
         elif best < math.inf:
             eps = eps * (1 + gamma)
         else:
-            eps = norm + abs(float(answer.loss)) / float(answer.grad.flatten().norm(dual))
+            eps = norm + abs(float(answer.loss)) / float(ascent.flatten().norm(dual))
             eps *= 1.03
         eps = min(eps, worst)
-        step = (-1 if targeted else 1) * alpha * answer.grad[0] / answer.grad.norm()
-        delta = (x0 + project(delta + step, eps)).clamp(0, 1) - x0
-        xs.append(x0 + delta)
+        step = alpha * ascent / ascent.norm()
+        xs.append((x0 + project(x - x0 + step, eps)).clamp(0, 1))
     return xs
 
 

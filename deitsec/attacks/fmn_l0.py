@@ -30,6 +30,10 @@ class FMNL0(FastMinimumNorm):
         larger = torch.maximum(radius + 1, (radius * (1 + gamma)).floor())
         return torch.where(won, smaller, larger).clamp_min(1)
 
+    def usable(self, grad: Tensor, stopped: Tensor) -> Tensor:
+        """All of the gradient: how far it pushes beyond an end tells which values to keep."""
+        return grad
+
     def unbroken(self, resized: Tensor, norm: Tensor, loss: Tensor, grad: Tensor) -> Tensor:
         """(B,) radius before the first success: grows by the same rule as after it."""
         return resized
