@@ -87,7 +87,7 @@ def reference_autoattack(subject: Subject, batch: int, seed: int) -> Callable[[]
     )
 
     def run() -> Tensor:
-        found = attack.run_standard_evaluation(subject.images, subject.labels, batch)
+        found = attack.run_standard_evaluation(subject.images, subject.labels, batch_size=batch)
         return (found if isinstance(found, Tensor) else found[0]).detach()
 
     return run

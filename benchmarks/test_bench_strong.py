@@ -34,6 +34,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 IS_QUICK = Settings.found().quick
 SEED = 0
 MNIST_EPS = 0.3  # the radius of Madry et al. and of the leaderboards on MNIST
+SMALL_EPS = 0.06
 PHOTOGRAPH = 3 * 224 * 224
 CW_SEARCHES, CW_STEPS = 9, 100
 # pixels of MNIST lie at the border of the box, which the variable leaves at long steps only
@@ -143,6 +144,8 @@ def test_contest(name: str, record: Record, settings: Settings) -> None:
 def test_reliable(name: str, record: Record) -> None:
     """What the cheap evaluation finds, and its forward passes, beside the whole protocol."""
     given = subject(name, 64)
+    if name == UNDEFENDED:  # where some rows withstand, or there is nothing to save
+        given = dataclasses.replace(given, eps=SMALL_EPS)
     found: dict[str, dict[str, Any]] = {}
     for attack in ("autoattack", "reliable"):
         engine = Engine(given.model, batch_size=len(given.labels))
