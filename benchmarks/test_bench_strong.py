@@ -34,7 +34,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 IS_QUICK = Settings.found().quick
 SEED = 0
 MNIST_EPS = 0.3  # the radius of Madry et al. and of the leaderboards on MNIST
-SMALL_EPS = 0.06
+SMALL_EPS = 0.04
 PHOTOGRAPH = 3 * 224 * 224
 CW_SEARCHES, CW_STEPS = 9, 100
 # pixels of MNIST lie at the border of the box, which the variable leaves at long steps only
