@@ -22,8 +22,8 @@ JSMA, C&W and AutoAttack from start to end beside other libraries, same network,
 `python -m benchmarks strong`. The images of each side are judged by the model in fp32: where fewer
 of ours fall (by a point), or the median distance is 2% above the best of the others, no speed is
 reported. *model floor* is as many forwards and backwards as ours took, and nothing else. *Distance*
-is the median over the fallen rows, L0 for JSMA and L2 for C&W. *pyautoattack* is the code of
-AutoAttack's authors; *torchattacks* takes 10 steps of APGD where the protocol takes 100.
+is the median over the fallen rows, L0 for JSMA and L2 for C&W. *pyautoattack* packages the
+code of AutoAttack's authors; *torchattacks* takes 10 steps of APGD where the protocol takes 100.
 """
 RELIABLE = """`reliable` is the cheap evaluation beside the whole of `autoattack`, the standard
 protocol; it is not AutoAttack. Passes are counted a row.
@@ -56,7 +56,7 @@ def contest(row: Row) -> str:
         f"{row['weights'].capitalize()}; {row['rows']} images in batches of {row['batch']}{eps}."
     )
     if "rounds" in row:
-        about += f" {row['rounds']} rounds."
+        about += f" {row['rounds']} {'round' if row['rounds'] == 1 else 'rounds'}."
     parts = [f"#### {row['case']}\n", about + "\n"]
     if not row["gate"]["passed"]:
         parts.append(failed_gate(row))

@@ -65,7 +65,7 @@ def saliency_targets(rows: list[Row]) -> Iterator[Target]:
     for row in on_a_cpu(rows):
         if row["kind"] == "saliency memory":
             yield Target(
-                what=f"{row['case']}: memory beyond FGSM's",
+                what=f"{row['case']}: memory beyond the model's",
                 promised="<= 1 GB",
                 measured=f"{row['extra_bytes'] / 1e9:.2f} GB",
                 met=row["extra_bytes"] <= EXTRA_BYTES,

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import math
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from typing import Any
 
@@ -28,6 +30,7 @@ from benchmarks.trained import STURDY
 from deitsec import ops
 from deitsec.attacks import create_attack
 from deitsec.engine import Engine
+from deitsec.engine.memory import PeakMemory
 from deitsec.models import load_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -171,25 +174,31 @@ def test_reliable(name: str, record: Record) -> None:
     assert IS_QUICK or not short, short
 
 
-def test_saliency_of_a_photograph(record: Record) -> None:
-    """JSMA on one image of 224 x 224 x 3: that it runs, and in how much memory."""
+def jsma_at(size: int) -> dict[str, Any]:
+    """JSMA on one image of size x size x 3, and the memory that it takes beyond the model's."""
     torch.manual_seed(SEED)
-    size = 16 if IS_QUICK else 224
     model = load_model("small_cnn", in_chans=3, image_size=size, num_classes=10).eval().to(DEVICE)
     images = torch.rand(1, 3, size, size, device=DEVICE)
     labels = model(images).argmax(1)
-    engine = Engine(model)
-    before = engine.run(create_attack("fgsm"), images, labels).peak_memory
     attack = dataclasses.replace(create_attack("jsma"), gamma=1e-3)
-    result = engine.run(attack, images, labels, (labels + 1) % 10)
-    row = {
+    before = PeakMemory(images.device).bytes()
+    result = Engine(model).run(attack, images, labels, (labels + 1) % 10)
+    assert before > 0, "the system does not say how much memory is in use"
+    return {
         "kind": "saliency memory",
         "case": f"JSMA, {size} x {size} x 3",
         "device": images.device.type,
-        "extra_bytes": max(0, result.peak_memory - before),
+        "extra_bytes": result.peak_memory - before,
         "seconds": result.seconds,
         "pairs": int(result.queries.backward.max()) // 2,
     }
+
+
+def test_saliency_of_a_photograph(record: Record) -> None:
+    """That JSMA runs at 224 x 224 x 3, and in how much memory."""
+    # a process of its own: freed memory that an earlier run left behind would hide what it takes
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        row = process.submit(jsma_at, 16 if IS_QUICK else 224).result()
     record.add(row)
     assert all(target.met for target in saliency_targets([row]))
 
