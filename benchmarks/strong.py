@@ -4,6 +4,7 @@ Every side's images are judged by the model in fp32: how many rows fell, and how
 had to be changed. No speed is reported for a side of ours that attacks less than the best peer.
 """
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -161,18 +162,23 @@ def measure(contest: Contest, rounds: int) -> Row:
     }
     if not faults:
         if contest.floor:
-            sides[FLOOR] = floor_of(contest, result)
+            sides[FLOOR] = floor_of(contest, engine, result)
             first[FLOOR] = first[OURS]
             figures[FLOOR] = {}
         add_times(row, sides, sum(first.values()), rounds)
     return row
 
 
-def floor_of(contest: Contest, result: AttackResult) -> Callable[[], None]:
-    """The model alone, on full batches, for as many passes as the rows had together."""
+def floor_of(contest: Contest, engine: Engine, result: AttackResult) -> Callable[[], None]:
+    """The model alone, on full batches, for as many passes as the rows had together.
+
+    Its memory format is the one that the engine chose, or the floor would be above us.
+    """
     subject = contest.subject
-    images = subject.images[: contest.batch]
-    model = frozen(subject.model)
+    images, model = subject.images[: contest.batch], frozen(subject.model)
+    if str(engine.explain()["channels_last"]).startswith("on"):
+        model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
     each = contest.backwards_a_forward
     steps = round(int(result.queries.backward.sum()) / each / len(images))
     plain = round(int(result.queries.forward.sum()) / len(images)) - steps
