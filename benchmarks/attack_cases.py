@@ -82,7 +82,7 @@ ATTACK_SUBJECTS = (
         fused=_fused_apgd,
         plain=eager.apgd_step_,
         exact=ops.apgd_step.reference,
-        passes=43,
+        passes=41,
         registered="apgd_step",
     ),
     Subject(

@@ -1,4 +1,7 @@
-"""The best plain PyTorch for the ops that single attacks are made of."""
+"""Plain PyTorch with few passes for the ops that single attacks are made of.
+
+The projections are the form with a sort, as the code of their authors has them.
+"""
 
 import math
 
@@ -32,7 +35,7 @@ def apgd_step_(
     share: float,
     eps: float,
 ) -> tuple[Tensor, ...]:
-    """Fifteen passes and two new tensors, rows copied by their index."""
+    """Fourteen passes and two new tensors, rows copied by their index."""
     _keep(x_best, better, x)
     _keep(grad_best, better, grad)
     slope = torch.sign(grad)
@@ -45,7 +48,7 @@ def apgd_step_(
     z = slope.mul_(_per_row(step, slope)).add_(x).sub_(x0).clamp_(-eps, eps).add_(x0).clamp_(0, 1)
     z.sub_(x).mul_(share).add_(x)
     z.add_(x - x_old, alpha=1 - share).sub_(x0).clamp_(-eps, eps).add_(x0).clamp_(0, 1)
-    return x_old.copy_(z), x, x_best, grad_best
+    return z, x, x_best, grad_best
 
 
 def adam_tanh_step_(

@@ -91,7 +91,7 @@ say "$("$python" -c "import platform, torch
 print('Python', platform.python_version() + ', PyTorch', torch.__version__)"), GPU: ${gpu:-none}"
 missing=""
 for module in triton timm numpy sklearn safetensors torchmetrics typer rich matplotlib jinja2 \
-    setuptools pybind11 ninja pytest hypothesis jsonschema psutil torchattacks foolbox art; do
+    setuptools pybind11 ninja pytest hypothesis jsonschema psutil torchattacks foolbox art pyautoattack; do
     has "$module" || missing+=" $module"
 done
 say "cannot be imported:${missing:- nothing}"
@@ -149,7 +149,7 @@ else
     rows attacks
     part "compaction" 120 30 "$python" -m benchmarks compaction --rounds 5 --out "$out"
     rows compaction
-    part "precision" 90 0 "$python" -m benchmarks precision --out "$out"
+    part "precision" 90 40 "$python" -m benchmarks precision --out "$out"
     rows precision
     part "strong" 120 0 "$python" -m benchmarks strong --rounds 5 --out "$out"
     rows strong

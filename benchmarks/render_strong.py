@@ -27,6 +27,7 @@ code of AutoAttack's authors; *torchattacks* takes 10 steps of APGD where the pr
 """
 RELIABLE = """`reliable` is the cheap evaluation beside the whole of `autoattack`, the standard
 protocol; it is not AutoAttack. Passes are counted a row.
+The radii are those that about half of the rows withstand.
 """
 
 

@@ -111,7 +111,7 @@ def test_every_class_of_foolbox_attacks(name, model, rows):
     images, labels = (part[:8] for part in rows)
     fmodel = foolbox.PyTorchModel(model, bounds=(0, 1))
     attack = _has(FOOLBOX[name])(**_QUICK.get(name, {}))
-    raw, clipped, won = attack(fmodel, images, labels, epsilons=[0.05, 0.5])
+    raw, clipped, won = attack(fmodel, images, labels, epsilons=torch.tensor([0.05, 0.5]))
     assert won.shape == (2, 8)
     for adv, is_adv in zip(clipped, won, strict=True):
         with torch.no_grad():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from models_for_tests import mlp
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from deitsec.attacks import FGSM, PGD
 from deitsec.engine import Engine, run
@@ -212,7 +213,7 @@ def test_jpegs_tables_are_brought_to_a_device_once(monkeypatch):
     """A copy from the host in a captured step is an error; one in inference mode bars gradients."""
     x, changes = torch.rand(2, 3, 9, 8), JPEG()
     draws = torch.full((2, 1), 0.5)
-    jpeg._brought.cache_clear()
+    jpeg._KEPT.clear()
     with torch.inference_mode():
         expected = changes(x, draws)
 
@@ -226,6 +227,14 @@ def test_jpegs_tables_are_brought_to_a_device_once(monkeypatch):
     found = changes(leaf, draws)
     assert torch.equal(found, expected)
     assert torch.autograd.grad(found.sum(), leaf)[0].abs().sum() > 0
+
+
+def test_jpegs_tables_that_tracing_made_are_not_kept():
+    x, draws = torch.rand(2, 3, 9, 8), torch.full((2, 1), 0.5)
+    jpeg._KEPT.clear()
+    with FakeTensorMode() as mode:
+        JPEG()(mode.from_tensor(x), mode.from_tensor(draws))
+    assert type(JPEG()(x, draws)) is torch.Tensor
 
 
 def test_images_of_two_channels_are_refused():

@@ -86,10 +86,6 @@ class SquareSearch(Attack):
         """How often a row is tried at each of its targets."""
         return self.restarts
 
-    def share(self, number: int) -> float:
-        """Share of the image that the windows of a proposal cover; they count from 0."""
-        return self.p_init / 2 ** _halvings(number, self.n_queries, self.rescale_schedule)
-
     @abstractmethod
     def random_start(self, p: Problem) -> Tensor:
         """(B, C, H, W) where a row starts, in the ball and the box."""

@@ -94,8 +94,8 @@ class PyTorchClassifier:
         return self.range.low, self.range.high
 
     def predict(self, x: Array, batch_size: int = 128) -> Array:
-        """(B, K) logits of images (B, C, H, W)."""
-        return self.runner.logits(self.inward(x)).float().cpu().numpy()
+        """(B, K) logits of images (B, C, H, W), `batch_size` at once."""
+        return self.runner.logits(self.inward(x), batch_size).float().cpu().numpy()
 
     def inward(self, x: Array) -> Tensor:
         """The images in [0, 1], where the model is."""

@@ -38,7 +38,7 @@ class AutoAttack:
         norm: `Linf`, `L2` or `L1`.
         eps: radius.
         seed: of every draw; None takes the time.
-        verbose: whether to print, and to write to the log file.
+        verbose: whether to print, and to write to the log file; a warning about Square always is.
         attacks_to_run: names of attacks, with version="custom" only.
         version: `standard`, `plus`, `rand` or `custom`.
         is_tf_model: must be False.

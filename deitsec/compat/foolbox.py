@@ -166,13 +166,14 @@ class Attack:
         model: PyTorchModel,
         inputs: Tensor,
         criterion: Criterion,
-        radii: Sequence[float | None],
+        radii: Iterable[float | None],
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        radii = [None if radius is None else float(radius) for radius in radii]
         name, wrong = type(self).__name__, [r for r in radii if r is not None and not r >= 0]
         if wrong:
             raise ValueError(f"{name}: epsilons must be at least 0, got {wrong[0]}")
         nearest = self._made(None, _UNKNOWN).traits.goal == "minimum"
-        if None in radii and not nearest:
+        if any(radius is None for radius in radii) and not nearest:
             raise ValueError(f"{name} stays in a ball: epsilons must be numbers, got None")
         aim = _Aim.of(model, inputs, criterion)
         if nearest:

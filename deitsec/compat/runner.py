@@ -33,11 +33,11 @@ class Runner:
         return place(self.model)
 
     @torch.no_grad()
-    def logits(self, images: Tensor) -> Tensor:
-        """(B, K) at images in [0, 1], in eval mode and true fp32, where the images are."""
+    def logits(self, images: Tensor, together: int = _TOGETHER) -> Tensor:
+        """(B, K) at images in [0, 1], in eval mode and true fp32, `together` at once."""
         device = self.device
         with attack_mode(self.model), calculation(device, deterministic=False):
-            found = [self.model(part.to(device)) for part in images.split(_TOGETHER)]
+            found = [self.model(part.to(device)) for part in images.split(together)]
         return torch.cat(found).to(images.device)
 
     def predict(self, images: Tensor) -> Tensor:

@@ -62,8 +62,8 @@ class Confirmation:
         """Rows that are not confirmed yet at the end, judged by the exact model.
 
         What is kept of a row is looked at, and where a claim is refuted, the last iterate too; of a
-        nearest success, which lies on the border, points a little farther out. What comes back
-        holds of each row only what the exact model says.
+        nearest success, which lies on the border, also points up to 16 times as far out. What comes
+        back holds of each row only what the exact model says.
         """
         if len(rows) == 0:
             return rows

@@ -1,6 +1,5 @@
 """JPEG compression at a random quality, with a gradient."""
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Table = tuple[tuple[float, ...], ...]
+_KEPT: dict[tuple[Table, torch.device, torch.dtype], Tensor] = {}  # tables by where they are
 
 # ITU-T T.81, annex K: quantisation of luminance and of chrominance at quality 50
 _LUMINANCE = (
@@ -111,11 +111,16 @@ def _table(base: Table, quality: Tensor) -> Tensor:
     return table.floor().clamp(1, 255)
 
 
-@functools.cache
 def _brought(rows: Table, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A table on a device, copied there once: a CUDA graph cannot hold a copy from the host."""
+    key = rows, device, dtype
+    if key in _KEPT:
+        return _KEPT[key]
     with torch.inference_mode(False):  # it outlives what is going on, and meets gradients later
-        return torch.tensor(rows, device=device, dtype=dtype)
+        table = torch.tensor(rows, device=device, dtype=dtype)
+    if type(table) is Tensor:  # one that is made while tracing has no values
+        _KEPT[key] = table
+    return table
 
 
 @torch.compiler.assume_constant_result
