@@ -23,8 +23,8 @@ REASONS = {
         "and the clean and the final images each cost a forward pass of the fp32 model"
     ),
     "C&W L2, 9 searches of 100 steps: time over the model's floor": (
-        "a profile has 1 to 2% in what is not the model; what else there is was not traced, batches "
-        "that rows have left are computed at the next size of the ladder"
+        "a profile has 1 to 2% in what is not the model; what else there is was not traced, but "
+        "batches that rows have left are computed at the next size of the ladder"
     ),
     "AutoAttack standard, adversarially trained, eps 0.1: over pyautoattack": (
         "a row that withstands is owed every pass of the protocol, some 7,500 forwards and 1,800 "

@@ -69,7 +69,7 @@ def test_the_cheaper_evaluation_is_not_called_autoattack(suffix):
     apgd, targeted, look = attack.stages
     whole = create_attack("autoattack" + suffix)
     assert (apgd, targeted) == whole.stages[:2]
-    assert look == dataclasses.replace(whole.stages[3], n_queries=250, series=1)
+    assert look == dataclasses.replace(whole.stages[3], n_queries=200, series=1)
 
 
 @pytest.mark.parametrize("suffix", NORMS.values())

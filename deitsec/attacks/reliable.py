@@ -40,7 +40,7 @@ class Reliable(Cascade):
     protocol: ClassVar[type[AutoAttack]] = AutoAttack
 
     eps: float = 8 / 255
-    n_queries: int = 250
+    n_queries: int = 200
 
     def __post_init__(self) -> None:
         """Validate the configuration."""
