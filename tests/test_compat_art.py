@@ -63,6 +63,18 @@ def test_preprocessing_by_arrays(shape, span):
     assert adv.shape == x.shape
 
 
+@pytest.mark.parametrize(("together", "parts"), [(5, [5, 5, 5, 1]), (128, [16])])
+def test_predict_takes_as_many_as_asked_at_once(together, parts):
+    seen = []
+    model = conv()
+    made = classifier(model)
+    expected = made.predict(IMAGES)
+    model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    found = made.predict(IMAGES, batch_size=together)
+    assert seen == parts
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_preprocessing_by_numbers_and_by_none():
     expected = classifier().predict(IMAGES)
     for nothing in (None, (0.0, 1.0), (np.zeros(1), np.ones(1)), [0, 1]):

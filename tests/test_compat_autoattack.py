@@ -90,8 +90,10 @@ def test_attacks_to_run_may_be_set_as_in_the_original():
     assert AutoAttack(MODEL).attacks_to_run == ["apgd-ce", "apgd-t", "fab-t", "square"]
 
 
-def test_square_that_breaks_more_than_gradients_is_warned_of(capsys):
-    adversary = AutoAttack(MODEL, eps=0.03, **SHORT)
+@pytest.mark.parametrize("verbose", [True, False])
+def test_square_that_breaks_more_than_gradients_is_warned_of(capsys, verbose):
+    """Whoever asks for silence is warned all the same, as by the original."""
+    adversary = AutoAttack(MODEL, eps=0.03, verbose=verbose, **SHORT)
     accuracy = {"clean": 1.0, "apgd-ce": 0.5, "square": 0.4}
     adversary._report(IMAGES, IMAGES, accuracy, adversary._log)
     assert "Square Attack has decreased the robust accuracy of 10.00%" in lines(capsys)[0]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from models_for_tests import Counting, conv, images_and_labels
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deitsec.compat import art, foolbox, torchattacks
 from deitsec.compat.scaled import Range, Scale
@@ -177,6 +178,21 @@ def test_scales_keep_the_dtype_of_half_images(dtype):
         assert back.dtype == dtype
         assert ((back >= 0) & (back <= 1)).all()
         assert (back.float() - pixels.float()).abs().max() <= 4 * torch.finfo(dtype).eps
+
+
+def test_the_numbers_of_a_scale_are_brought_to_the_images_once():
+    """A copy from the host in every forward pass is slow, and no graph may capture it."""
+    scale = Scale.of(torch.tensor([0.4, 0.5, 0.6]), [0.2, 0.3, 0.25])
+    images = torch.rand(2, 3, 4, 4)
+    first = scale.outward(images)
+
+    class NoCopies(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            assert "copy" not in func.name()
+            return func(*args, **(kwargs or {}))
+
+    with NoCopies():
+        assert torch.equal(scale.outward(images), first)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

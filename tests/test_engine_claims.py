@@ -1,5 +1,7 @@
 """Claims that are easy to get wrong: balls after rounding, small radii, rows done at once."""
 
+import warnings
+
 import pytest
 import torch
 from models_for_tests import Linear, images_and_labels, mlp
@@ -17,15 +19,28 @@ def _linear(rows, side=28, low=0.3, high=0.7):
     return Linear(weight, bias=-float((weight * 0.5).sum())), weight, images
 
 
-@pytest.mark.parametrize(("name", "eps"), [("pgd_l2", 0.02), ("apgd_l2", 0.02), ("apgd_l1", 0.3)])
+@pytest.mark.parametrize(
+    ("name", "eps"), [("pgd", 0.001), ("pgd_l2", 0.02), ("apgd_l2", 0.02), ("apgd_l1", 0.3)]
+)
 def test_rounded_images_that_leave_the_ball_are_no_successes(name, eps):
-    """The clean images lie between 8-bit levels, so rounding alone goes farther than eps."""
+    """Clean images between 8-bit levels, so that rounding alone goes farther than eps; and not."""
     model, _, images = _linear(200)
-    labels = model(images).argmax(1)
-    result = Engine(model, quantize=True).run(create_attack(name, eps=eps), images, labels)
-    norm = create_attack(name).traits.norm
-    assert (result.distance(norm)[result.success] <= eps * (1 + 1e-5)).all()
-    assert result.claims.sum() > 0
+    whole = (images * 255).round() / 255
+    labels = model(whole).argmax(1)
+    attack, norm = create_attack(name, eps=eps), create_attack(name).traits.norm
+    engine = Engine(model, quantize=True)
+    with pytest.warns(UserWarning, match=rf"no 8-bit image is within eps={eps:g} \({norm}\)"):
+        between = engine.run(attack, images, labels)
+    assert between.claims.sum() > 0
+    right = model(images).argmax(1) == labels
+    assert not between.success[right].any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.run(attack, images, labels)  # said once
+        engine = Engine(model, quantize=True)
+        found = engine.run(create_attack(name, eps=20 * eps), whole, labels)
+    assert found.success.any()
+    assert (found.distance(norm)[found.success] <= 20 * eps * (1 + 1e-5)).all()
 
 
 @pytest.mark.parametrize("levels", [1, 2, 4])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from deitsec.attacks.attack import Attack as OurAttack
 from deitsec.compat.face import Face, Given, Said, bind, by_norm, in_unit_range
 from deitsec.compat.runner import Runner
-from deitsec.compat.scaled import Range, Scale, Scaled, place
+from deitsec.compat.scaled import Range, Scale, Scaled
 from deitsec.engine import AttackResult
 
 Array = NDArray[Any]
@@ -84,7 +84,7 @@ class PyTorchClassifier:
         self.input_shape = tuple(input_shape)
         self.nb_classes = nb_classes
         self.model = model if device_type is None else model.to(_device(device_type))
-        inner, scale = self.model, _scale(preprocessing, place(model))
+        inner, scale = self.model, _scale(preprocessing)
         inner = inner if scale is None else Scaled(inner, scale)
         self.runner = Runner(inner if self.range.plain else Scaled(inner, self.range))
 
@@ -119,7 +119,7 @@ def _range(clip_values: Any) -> Range:
     return Range(float(ends[0][0]), float(ends[1][0]))
 
 
-def _scale(preprocessing: Any, device: torch.device) -> Scale | None:
+def _scale(preprocessing: Any) -> Scale | None:
     """What the images are normalised by; None where that does nothing."""
     if preprocessing is None:
         return None
@@ -129,7 +129,7 @@ def _scale(preprocessing: Any, device: torch.device) -> Scale | None:
     mean, std = (np.asarray(part, dtype=np.float64) for part in preprocessing)
     if not mean.any() and (std == 1).all():
         return None
-    return Scale.of(mean, std, device)
+    return Scale.of(mean, std)
 
 
 def _device(kind: str) -> torch.device:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from deitsec.attacks.attack import Attack as OurAttack
 from deitsec.compat.face import Face, Given, Said, bind, in_unit_range
 from deitsec.compat.runner import Runner
-from deitsec.compat.scaled import Range, Scale, Scaled, place
+from deitsec.compat.scaled import Range, Scale, Scaled
 from deitsec.engine import AttackResult
 
 Epsilons = float | None | Sequence[float | None]
@@ -72,7 +72,7 @@ def _preprocessed(model: nn.Module, steps: Given) -> nn.Module:
         )
     if {"mean", "std"} & set(steps):
         mean, std = steps.get("mean", 0.0), steps.get("std", 1.0)
-        model = Scaled(model, Scale.of(mean, std, place(model)))
+        model = Scaled(model, Scale.of(mean, std))
     flip_axis = steps.get("flip_axis")
     return model if flip_axis is None else Scaled(model, _Flip(flip_axis))
 

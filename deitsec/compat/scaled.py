@@ -4,7 +4,7 @@ All of it is computed in at least fp32, whatever the dtype of the images, which 
 mean alone may be off by half a grey level.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 import torch
@@ -26,21 +26,24 @@ class Scale:
     """`outward = (image - mean) / std`, channel by channel.
 
     Attributes:
-        mean: (1 or C, 1, 1).
-        std: (1 or C, 1, 1).
+        mean: (1 or C, 1, 1), fp64 on the CPU, since not every device has fp64.
+        std: (1 or C, 1, 1), likewise.
     """
 
     mean: Tensor
     std: Tensor
+    _beside: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(
+        default_factory=dict, repr=False
+    )
 
     @classmethod
-    def of(cls, mean: Any, std: Any, device: torch.device | None = None) -> Self:
+    def of(cls, mean: Any, std: Any) -> Self:
         """The scale of these numbers, one or one a channel: sequences, arrays or tensors.
 
         Raises:
             ValueError: values that are not one a channel, or a std that is not positive.
         """
-        shift, size = _per_channel("mean", mean, device), _per_channel("std", std, device)
+        shift, size = _per_channel("mean", mean), _per_channel("std", std)
         if 1 not in (len(shift), len(size)) and len(shift) != len(size):
             raise ValueError(f"mean and std must be as many, got {len(shift)} and {len(size)}")
         if not bool((size > 0).all()):
@@ -49,13 +52,20 @@ class Scale:
 
     def outward(self, images: Tensor) -> Tensor:
         """Images in [0, 1], as the caller has them."""
-        mean, std = _beside(images, self.mean), _beside(images, self.std)
+        mean, std = self._numbers(images)
         return ((images - mean) / std).to(images.dtype)
 
     def inward(self, images: Tensor) -> Tensor:
         """The caller's images in [0, 1]; what left it by rounding is brought back."""
-        mean, std = _beside(images, self.mean), _beside(images, self.std)
+        mean, std = self._numbers(images)
         return _brought_back(images * std + mean, (images * std).abs() + mean.abs(), images.dtype)
+
+    def _numbers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std where the images are, brought there once: a graph may not copy them."""
+        key = images.device, torch.promote_types(images.dtype, torch.float32)
+        if key not in self._beside:
+            self._beside[key] = self.mean.to(*key), self.std.to(*key)
+        return self._beside[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +137,15 @@ def place(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _per_channel(name: str, values: Any, device: torch.device | None) -> Tensor:
+def _per_channel(name: str, values: Any) -> Tensor:
     """(1 or C, 1, 1) of a number, of C of them, or of C with axes of length 1 around."""
-    numbers = torch.as_tensor(values, dtype=torch.float64, device=device)
+    held = values.detach().cpu() if isinstance(values, Tensor) else values
+    numbers = torch.as_tensor(held, dtype=torch.float64, device="cpu")
     shape = tuple(numbers.shape)
     channels = shape[-3] if len(shape) >= 3 else numbers.numel()
     if numbers.numel() != max(channels, 1) or numbers.numel() == 0:
         raise ValueError(f"{name} must be a number or one a channel here, got shape {shape}")
     return numbers.reshape(-1, 1, 1)
-
-
-def _beside(images: Tensor, numbers: Tensor) -> Tensor:
-    return numbers.to(images.device, torch.promote_types(images.dtype, torch.float32))
 
 
 def _brought_back(inside: Tensor, size: Tensor, dtype: torch.dtype) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from deitsec.compat.dataset import load, save
 from deitsec.compat.face import Face, Given, Said, bind, by_norm, to
 from deitsec.compat.runner import Runner
-from deitsec.compat.scaled import Scale, Scaled, place
+from deitsec.compat.scaled import Scale, Scaled
 from deitsec.engine import AttackResult
 from deitsec.models import EOT
 
@@ -75,7 +75,7 @@ class Attack:
 
     def set_normalization_used(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Take and give normalised images, which is what the model takes."""
-        self.scale = Scale.of(mean, std, place(self.model))
+        self.scale = Scale.of(mean, std)
 
     def get_mode(self) -> str:
         """The mode: `default` or `targeted(...)`."""

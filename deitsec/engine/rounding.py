@@ -10,6 +10,7 @@ from deitsec.types import Norm
 
 _LEVEL = 1e-3  # of a level: fp32 is off by less, and a radius of 8/255 is to mean 8 levels
 ROUNDED_SLACK = _LEVEL / 255  # by which rounded images may leave an L-infinity ball
+_SHARE = 1e-6  # of a radius: what fp32 may be off by in another norm
 _NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
 
 
@@ -42,8 +43,20 @@ class Rounding:
         low, high = torch.minimum(levels, base), torch.maximum(levels, base)
         inward = _between(nearest, low - _LEVEL, high + _LEVEL, base)
         size = ops.row_norms(self._back(nearest, x), clean)[_NORMS.index(self.norm)]
-        out = (size > self.eps * (1 + 1e-6))[:, None, None, None]
+        out = (size > self.eps * (1 + _SHARE))[:, None, None, None]
         return self._back(torch.where(out, inward, nearest), x)
+
+    def stranded(self, clean: Tensor) -> Tensor:
+        """(B,) bool: rows of (B, C, H, W) images that have no 8-bit image in their ball at all.
+
+        The nearest level of every pixel is the nearest 8-bit image in each norm.
+        """
+        if self.eps is None:
+            return torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
+        levels = clean.double() * 255
+        size = ops.row_norms(self._back(levels.round(), clean), clean)[_NORMS.index(self.norm)]
+        slack = ROUNDED_SLACK if self.norm == "linf" else self.eps * _SHARE
+        return size > self.eps + slack
 
     @staticmethod
     def _back(levels: Tensor, like: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,6 +58,7 @@ class Session:
         self._rows: dict[tuple[int, ...], int] = {}  # measured, or what memory had room for
         self._sizes: dict[tuple[int, ...], str] = {}  # why
         self._graphs: dict[Any, GraphSteps] = {}
+        self._warned = False  # of images that rounding takes out of every ball
 
     def rows_together(self, shape: Sequence[int]) -> int:
         """Rows of this image shape (C, H, W) that go together."""
@@ -176,6 +178,7 @@ class Session:
                 model = CheckedModel(options.model, rows.labels)
                 exact = ExactModel(model, options.model, ladder, options.seed)
                 course = self._course(attack, prepared, ladder)
+                self._warn_of_stranded(course.rounding, x)
                 driver = prepared.driver(rows.labels)
                 try:
                     result = Wave(course, exact, driver, rows, x, tick).run()
@@ -190,6 +193,17 @@ class Session:
         self._note(prepared, course, tuple(x.shape[1:]))
         seconds = time.perf_counter() - started
         return dataclasses.replace(result, seconds=seconds, peak_memory=peak.bytes()), ladder
+
+    def _warn_of_stranded(self, rounding: Rounding | None, x: Tensor) -> None:
+        if rounding is None or self._warned or not rounding.stranded(x).any():
+            return
+        self._warned = True
+        warnings.warn(
+            f"quantize: some images lie so far between 8-bit levels that no 8-bit image is within "
+            f"eps={rounding.eps:g} ({rounding.norm}) of them; these rows cannot succeed. Give "
+            "images of whole levels (deitsec.data.to_float of uint8) or a larger eps",
+            stacklevel=4,
+        )
 
     def wave_rows(self, images: Tensor, attack: Attack, ladder: Ladder) -> int:
         """Rows that are pooled: as many as fill batches again when most of them are done."""
