@@ -2,6 +2,11 @@
 
 from deitsec.training.augment import Augmentation, augment
 from deitsec.training.config import FitConfig
+from deitsec.training.defensive import (
+    DefensiveConfig,
+    distill_at_temperature,
+    fit_at_temperature,
+)
 from deitsec.training.distillation import DistillConfig, distill
 from deitsec.training.diverged import TrainingDiverged
 from deitsec.training.evaluate import predict
@@ -11,6 +16,7 @@ from deitsec.training.result import EpochRecord, FitResult, TrainingEvent
 
 __all__ = [
     "Augmentation",
+    "DefensiveConfig",
     "DistillConfig",
     "EpochRecord",
     "FitConfig",
@@ -20,7 +26,9 @@ __all__ = [
     "TrainingEvent",
     "augment",
     "distill",
+    "distill_at_temperature",
     "fit",
+    "fit_at_temperature",
     "new_model",
     "predict",
     "recipe",
