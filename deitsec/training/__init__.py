@@ -1,5 +1,8 @@
 """Training: fit on labels, distil from a teacher, and the recipes that were tried."""
 
+from deitsec.training.adversarial import adversarial_fit
+from deitsec.training.adversarial_config import AdversarialConfig
+from deitsec.training.adversarial_recipes import adversarial_recipe
 from deitsec.training.augment import Augmentation, augment
 from deitsec.training.config import FitConfig
 from deitsec.training.defensive import (
@@ -15,6 +18,7 @@ from deitsec.training.recipes import Recipe, new_model, recipe
 from deitsec.training.result import EpochRecord, FitResult, TrainingEvent
 
 __all__ = [
+    "AdversarialConfig",
     "Augmentation",
     "DefensiveConfig",
     "DistillConfig",
@@ -24,6 +28,8 @@ __all__ = [
     "Recipe",
     "TrainingDiverged",
     "TrainingEvent",
+    "adversarial_fit",
+    "adversarial_recipe",
     "augment",
     "distill",
     "distill_at_temperature",
