@@ -27,6 +27,7 @@ def train(
     precision: options.Precision = None,
     validation: options.Validation = None,
     patience: options.Patience = None,
+    noise: options.Noise = None,
     image_size: ImageSize = None,
     seed: Seed = 0,
     device: Device = None,
@@ -55,6 +56,7 @@ def train(
             precision=precision,
             validation=validation,
             patience=patience,
+            noise=noise,
         )
         student = new_model(model, source, pretrained=pretrained, seed=seed)
         student = student.to(choose_device(device))
