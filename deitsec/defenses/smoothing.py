@@ -108,8 +108,7 @@ class SmoothedClassifier(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 < sigma < math.inf:
-            raise ValueError(f"sigma must be > 0 and finite, got {sigma}")
+        check_sigma(sigma)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         noise = GaussianNoise(std=sigma)
@@ -156,7 +155,7 @@ class SmoothedClassifier(nn.Module):
             ValueError: n, alpha or images out of range, or a model that returns something else than
                 finite (B, K) logits.
         """
-        _check_count("n", n)
+        check_copies(n=n)
         check_alpha(alpha)
         counts = self._votes(images, [(_PREDICT, n)], sample_ids, progress)[0]
         top = counts.topk(2, dim=1)
@@ -195,8 +194,7 @@ class SmoothedClassifier(nn.Module):
         """
         from scipy.special import ndtri
 
-        _check_count("n0", n0)
-        _check_count("n", n)
+        check_copies(n0=n0, n=n)
         check_alpha(alpha)
         picks, counts = self._votes(images, [(_SELECT, n0), (_ESTIMATE, n)], sample_ids, progress)
         guess = picks.argmax(1)
@@ -262,9 +260,17 @@ class SmoothedClassifier(nn.Module):
         return counts.reshape(len(x), number, -1).sum(1)
 
 
-def _check_count(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+def check_sigma(sigma: float) -> None:
+    """Raise a ValueError for a deviation that is not positive and finite."""
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma must be > 0 and finite, got {sigma}")
+
+
+def check_copies(**numbers: int) -> None:
+    """Raise a ValueError for a number of noisy copies below 1."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
 
 
 def _check_images(images: Tensor) -> None:
