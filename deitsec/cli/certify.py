@@ -145,8 +145,8 @@ def _print(document: dict[str, Any], out: Path) -> None:
     console.print(table)
     console.print(
         f"sigma {document['sigma']:g}, {document['samples']} noisy copies, "
-        f"alpha {document['alpha']:g}: abstained on {document['abstained']:.1%}, average certified radius "
-        f"{document['average_certified_radius']:.4g}; accuracy without noise "
+        f"alpha {document['alpha']:g}: abstained on {document['abstained']:.1%}, average certified "
+        f"radius {document['average_certified_radius']:.4g}; accuracy without noise "
         f"{document['accuracy_without_noise']:.4f}; {document['seconds']:.1f} s",
         highlight=False,
     )
