@@ -15,6 +15,7 @@ from deitsec.cli.certify import certify
 from deitsec.cli.distill import distill
 from deitsec.cli.doctor import doctor
 from deitsec.cli.list import list_app
+from deitsec.cli.reproduce import reproduce_app
 from deitsec.cli.train import train
 from deitsec.cli.verify import verify
 
@@ -36,6 +37,7 @@ app.command()(certify)
 app.command()(bench)
 app.command()(doctor)
 app.add_typer(list_app)
+app.add_typer(reproduce_app)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
