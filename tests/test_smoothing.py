@@ -263,9 +263,9 @@ IMAGE = torch.rand(1, 1, 2, 2)
         (lambda m: SmoothedClassifier(m, 1).certify(IMAGE, n=0), ValueError, "n must be at least"),
         (lambda m: SmoothedClassifier(m, 1).predict(IMAGE, 9, 0), ValueError, r"alpha must be in"),
         (lambda m: SmoothedClassifier(m, 1).certify(IMAGE, 9, 9, 1), ValueError, r"alpha must be"),
-        (lambda m: SmoothedClassifier(m, 1).predict(IMAGE.byte()), TypeError, "floating"),
-        (lambda m: SmoothedClassifier(m, 1).predict(IMAGE[0]), ValueError, r"\(N, C, H, W\)"),
-        (lambda m: SmoothedClassifier(m, 1).predict(IMAGE[:0]), ValueError, "N >= 1"),
+        (lambda m: SmoothedClassifier(m, 1).predict(IMAGE.byte()), TypeError, "must be float"),
+        (lambda m: SmoothedClassifier(m, 1).predict(IMAGE[0]), ValueError, r"\(B, C, H, W\)"),
+        (lambda m: SmoothedClassifier(m, 1).predict(IMAGE[:0]), ValueError, "at least one row"),
         (lambda m: SmoothedClassifier(m, 1).predict(IMAGE + 1), ValueError, r"in \[0, 1\]"),
         (lambda m: SmoothedClassifier(m, 1).predict(IMAGE * math.nan), ValueError, r"in \[0, 1\]"),
         (

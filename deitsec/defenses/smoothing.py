@@ -12,6 +12,7 @@ from deitsec.attacks.draws import ids_at, normal_of
 from deitsec.defenses.binomial import check_alpha, lower_bound, tie_p_value
 from deitsec.engine.guard import attack_mode, calculation
 from deitsec.engine.memory import rows_by_size
+from deitsec.engine.rows import check_images
 from deitsec.models import EOT
 from deitsec.models.transforms import GaussianNoise
 
@@ -220,7 +221,7 @@ class SmoothedClassifier(nn.Module):
         progress: Progress | None,
     ) -> list[Tensor]:
         """(N, K) int64 votes on the CPU for each round of (stream, copies)."""
-        _check_images(images)
+        check_images(images)
         ids = _checked_ids(images, sample_ids)
         most = self.batch_size or min(_MOST_ROWS, 4 * rows_by_size(images.shape[1:]))
         device = next((p.device for p in self.parameters()), images.device)
@@ -271,16 +272,6 @@ def check_copies(**numbers: int) -> None:
     for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
-
-
-def _check_images(images: Tensor) -> None:
-    if not images.is_floating_point():
-        raise TypeError(f"images must be floating and in [0, 1], got {images.dtype}")
-    if images.ndim != 4 or not len(images):
-        raise ValueError(f"images must be (N, C, H, W) with N >= 1, got {tuple(images.shape)}")
-    if not (images.min() >= 0 and images.max() <= 1):
-        low, high = images.min().item(), images.max().item()
-        raise ValueError(f"images must be in [0, 1], got values from {low:g} to {high:g}")
 
 
 def _checked_ids(images: Tensor, sample_ids: Tensor | None) -> Tensor:
