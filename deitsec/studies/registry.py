@@ -11,6 +11,10 @@ STUDIES: dict[str, str] = {
     "defensive-distillation": (
         "success, robustness and gradients by temperature (Papernot et al. 2016); about 2 hours"
     ),
+    "smoothing": (
+        "certified accuracy by radius, and under attacks that know of the noise (Cohen et al. "
+        "2019); about 2 hours"
+    ),
 }
 
 
