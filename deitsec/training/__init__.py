@@ -8,6 +8,7 @@ from deitsec.training.evaluate import predict
 from deitsec.training.fit import fit
 from deitsec.training.recipes import Recipe, new_model, recipe
 from deitsec.training.result import EpochRecord, FitResult, TrainingEvent
+from deitsec.training.virtual_adversarial import VirtualConfig, virtual_fit
 
 __all__ = [
     "Augmentation",
@@ -18,10 +19,12 @@ __all__ = [
     "Recipe",
     "TrainingDiverged",
     "TrainingEvent",
+    "VirtualConfig",
     "augment",
     "distill",
     "fit",
     "new_model",
     "predict",
     "recipe",
+    "virtual_fit",
 ]
