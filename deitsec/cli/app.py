@@ -14,6 +14,7 @@ from deitsec.cli.bench import bench
 from deitsec.cli.distill import distill
 from deitsec.cli.doctor import doctor
 from deitsec.cli.list import list_app
+from deitsec.cli.reproduce import reproduce_app
 from deitsec.cli.train import train
 from deitsec.cli.verify import verify
 
@@ -34,6 +35,7 @@ app.command()(distill)
 app.command()(bench)
 app.command()(doctor)
 app.add_typer(list_app)
+app.add_typer(reproduce_app)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
