@@ -16,6 +16,7 @@ from deitsec.training.evaluate import predict
 from deitsec.training.fit import fit
 from deitsec.training.recipes import Recipe, new_model, recipe
 from deitsec.training.result import EpochRecord, FitResult, TrainingEvent
+from deitsec.training.virtual_adversarial import VirtualConfig, virtual_fit
 
 __all__ = [
     "AdversarialConfig",
@@ -28,6 +29,7 @@ __all__ = [
     "Recipe",
     "TrainingDiverged",
     "TrainingEvent",
+    "VirtualConfig",
     "adversarial_fit",
     "adversarial_recipe",
     "augment",
@@ -38,4 +40,5 @@ __all__ = [
     "new_model",
     "predict",
     "recipe",
+    "virtual_fit",
 ]
