@@ -189,7 +189,7 @@ def _measured(run: StudyRun[Options], network: Classifier, name: str, temperatur
         "clean": partial(_clean, run, network),
         "gradients": partial(_gradients, run, network),
         "jsma": partial(_jsma, run, Probabilities(network), network),
-        "jsma_logits": partial(_jsma, run, network, network),
+        "jsma_cooled": partial(_jsma, run, Probabilities(Cooled(network, temperature)), network),
         "pgd": partial(_budget, run, network, PGD(eps=_eps(run), alpha=_eps(run) / 10, steps=40)),
         "pgd_cooled": partial(
             _budget,
@@ -202,7 +202,11 @@ def _measured(run: StudyRun[Options], network: Classifier, name: str, temperatur
     }
     found: Piece = {"name": name, "temperature": temperature}
     for key, make in pieces.items():
-        found[key] = run.part(f"{name}-{key}", make)
+        plain = key.removesuffix("_cooled")
+        if plain != key and temperature == 1:
+            found[key] = found[plain]  # nothing is cooled
+        else:
+            found[key] = run.part(f"{name}-{key}", make)
     return found
 
 
@@ -244,13 +248,13 @@ def _jsma(run: StudyRun[Options], seen: nn.Module, network: Classifier) -> Piece
     steps = torch.arange(1, classes).repeat(len(images))
     targets = (labels[rows] + steps) % classes
     limit = min(options.features, values)
-    attack = JSMA(gamma=limit / values)
+    attack = JSMA(gamma=limit / values, skip_saturated=True)  # as in the authors' cleverhans
     result = Engine(seen, seed=run.seed).run(
         attack,
         images[rows],
         labels[rows],
         targets,
-        progress=run.rows(f"jsma on {type(seen).__name__}"),
+        progress=run.rows("jsma"),
     )
     reached = network_reaches(network, result.adv, targets)
     changed = result.distance("l0").double()
