@@ -11,6 +11,9 @@ STUDIES: dict[str, str] = {
     "defensive-distillation": (
         "success, robustness and gradients by temperature (Papernot et al. 2016); about 2 hours"
     ),
+    "deit-distillation": (
+        "what a DeiT inherits: from scratch, soft, hard, from a robust teacher; about 5 minutes"
+    ),
     "smoothing": (
         "certified accuracy by radius, and under attacks that know of the noise (Cohen et al. "
         "2019); about 2 hours"
