@@ -14,7 +14,13 @@ LINEAR = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
 @pytest.fixture(scope="module")
 def defensive(tmp_path_factory):
     out = tmp_path_factory.mktemp("defensive")
-    options = {"samples": 10, "strong_samples": 10, "gradient_samples": 10, "epochs": 4}
+    options = {
+        "samples": 10,
+        "strong_samples": 10,
+        "gradient_samples": 10,
+        "epochs": 4,
+        "features": 20,
+    }
     return reproduce("defensive-distillation", quick=True, out=out, options=options), out
 
 
@@ -26,7 +32,7 @@ def test_the_quick_form_measures_what_the_whole_one_does(defensive):
         assert set(one) >= {"clean", "gradients", "jsma", "jsma_cooled", "pgd", "apgd_dlr", "cw"}
         assert sum(one["gradients"]["bins"]) == pytest.approx(1)
         assert one["jsma"]["rows"] == 90
-        assert one["jsma"]["limit"] == 112
+        assert one["jsma"]["limit"] == 20
     assert networks[0]["jsma"] == networks[0]["jsma_cooled"]  # at T = 1 nothing is cooled
     page = (out / "defensive-distillation.md").read_text()
     for name in ("success", "robustness", "gradients"):
@@ -105,7 +111,7 @@ def test_options_of_the_deit_study_are_checked():
         ({"per_class": 0}, "per_class must be >= 1"),
         ({"epochs": 0}, "epochs must be >= 1"),
         ({"alpha": 2.0}, "alpha must be in"),
-        ({"strongest": "pgdd"}, "nearest"),
+        ({"strongest": "pgdd"}, "did you mean 'pgd'"),
     ):
         with pytest.raises(ValueError, match=message):
             made(**options)
