@@ -29,7 +29,8 @@ is held to fp64: at most twice the error of plain PyTorch, or there is no number
 - *bytes*: the ratio eager / fused that the bytes alone predict, written down before measuring. It
   assumes that nothing stays in a cache; where a tensor fits, eager's later passes are cheaper.
 - *of copy*: the bytes that a perfect kernel moves each second, over what a plain `copy_` of 256 MiB
-  moved in the same run; above 100% part of the tensors was in a cache.
+  moved in the same run; above 100% part of the tensors was in a cache, or was written in place: a
+  copy also reads each line of what it overwrites, and the bytes of a copy do not count that.
 
 malloc keeps freed memory, for all sides alike (`MALLOC_*` in the result file): with glibc's
 defaults, eager PyTorch would pay page faults for each temporary and look slower than it is.

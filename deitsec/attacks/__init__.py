@@ -49,6 +49,7 @@ from deitsec.attacks.square_l2 import SquareL2
 from deitsec.attacks.tifgsm import TIFGSM
 from deitsec.attacks.universal import Universal, UniversalL2
 from deitsec.attacks.universal_perturbation import UniversalPerturbation
+from deitsec.attacks.vat import VAT
 from deitsec.attacks.vmifgsm import VMIFGSM
 
 __all__ = [
@@ -79,6 +80,7 @@ __all__ = [
     "SINIFGSM",
     "SPSA",
     "TIFGSM",
+    "VAT",
     "VMIFGSM",
     "Attack",
     "AttentionPGD",

@@ -50,6 +50,7 @@ from deitsec.attacks.square_l1 import SquareL1
 from deitsec.attacks.square_l2 import SquareL2
 from deitsec.attacks.tifgsm import TIFGSM
 from deitsec.attacks.universal import Universal, UniversalL2
+from deitsec.attacks.vat import VAT
 from deitsec.attacks.vmifgsm import VMIFGSM
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -110,6 +111,7 @@ ATTACKS: dict[str, type[Attack]] = {
         TIFGSM,
         Universal,
         UniversalL2,
+        VAT,
         VMIFGSM,
     )
 }

@@ -92,7 +92,7 @@ def distill(
         TrainingDiverged: if the loss or a weight stops being finite; the student then holds its
             last good weights.
     """
-    _check_pair(student, teacher)
+    check_pair(student, teacher)
     settings = {
         "method": config.method,
         "temperature": config.temperature,
@@ -114,7 +114,8 @@ def distill(
         )
 
 
-def _check_pair(student: Classifier, teacher: Classifier) -> None:
+def check_pair(student: Classifier, teacher: Classifier) -> None:
+    """Raise a ValueError for a student and a teacher that do not fit each other."""
     if student is teacher:
         raise ValueError("student and teacher must be two models, got one twice")
     if student.num_classes != teacher.num_classes:
@@ -137,7 +138,7 @@ def _study(teacher: Classifier, config: DistillConfig) -> Objective:
         if epoch > first_epochs:
             return cross_entropy(logits, labels)
         return ops.distillation_loss(
-            logits, _answers(teacher, images), None, config.temperature, 1.0
+            logits, answers_of(teacher, images), None, config.temperature, 1.0
         )
 
     return objective
@@ -148,15 +149,15 @@ def _both(teacher: Classifier, config: DistillConfig) -> Objective:
     temperature, alpha = config.temperature, config.alpha
 
     def one_head(student: Classifier, images: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        answers = _answers(teacher, images)
+        taught = answers_of(teacher, images)
         return ops.distillation_loss(
-            student(images).float(), answers, labels, temperature, alpha, mode
+            student(images).float(), taught, labels, temperature, alpha, mode
         )
 
     def two_heads(student: Classifier, images: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        answers = _answers(teacher, images)
+        told = answers_of(teacher, images)
         by_label, by_teacher = student.forward_heads(images)
-        taught = ops.distillation_loss(by_teacher.float(), answers, None, temperature, 1.0, mode)
+        taught = ops.distillation_loss(by_teacher.float(), told, None, temperature, 1.0, mode)
         return alpha * taught + (1 - alpha) * cross_entropy(by_label.float(), labels)
 
     def objective(student: Classifier, images: Tensor, labels: Tensor, epoch: int) -> Tensor:
@@ -172,6 +173,7 @@ _OBJECTIVES: dict[str, Callable[[Classifier, DistillConfig], Objective]] = {
 }
 
 
-def _answers(teacher: Classifier, images: Tensor) -> Tensor:
+def answers_of(teacher: Classifier, images: Tensor) -> Tensor:
+    """(B, K) logits of a teacher, without a graph."""
     with torch.no_grad():
         return teacher(images).float()

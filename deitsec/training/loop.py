@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from deitsec.data import DataSource, ImageSet
+from deitsec.data.image_set import UNLABELLED
 from deitsec.models import Classifier
 from deitsec.training.config import FitConfig
 from deitsec.training.diverged import TrainingDiverged
@@ -70,6 +71,7 @@ def run_epochs(
     out: Path | None,
     resume: bool,
     progress: Progress | None,
+    needs_labels: bool = True,
 ) -> FitResult:
     """Train a model in place on an objective; `fit`, `distill` and `adversarial_fit` say what for.
 
@@ -86,8 +88,9 @@ def run_epochs(
         out: folder of the state file, or None to write nothing.
         resume: go on from the state file, if there is one.
         progress: told every few steps.
+        needs_labels: whether unlabelled rows are refused, since the objective reads every label.
     """
-    train = _training_set(model, data)
+    train = _training_set(model, data, needs_labels)
     train_rows, validation_rows = split_rows(train.labels, config)
     path = _state_path(out, resume=resume)
     device = place_of(model)
@@ -159,12 +162,19 @@ class Teller:
             )
 
 
-def _training_set(model: Classifier, data: DataSource) -> ImageSet:
+def _training_set(model: Classifier, data: DataSource, needs_labels: bool) -> ImageSet:
     if data.train is None:
         raise ValueError(f"{data.uri} has no training split: give a source that has one")
     if model.num_classes != data.num_classes:
         raise ValueError(
             f"{model.name} has {model.num_classes} classes, and {data.uri} has {data.num_classes}"
+        )
+    unlabelled = int((data.train.labels == UNLABELLED).sum())
+    if needs_labels and unlabelled:
+        raise ValueError(
+            f"{unlabelled} of {len(data.train)} training images of {data.uri} have no label, and "
+            "this way of training needs them: label them or leave them out, or train virtually "
+            "(virtual_fit), which learns from both"
         )
     return data.train
 

@@ -1,0 +1,34 @@
+"""Names of the studies, and where each is."""
+
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from deitsec.studies.study import Study
+
+# name of the command: what it shows and what the whole form costs, in a line
+STUDIES: dict[str, str] = {
+    "defensive-distillation": (
+        "success, robustness and gradients by temperature (Papernot et al. 2016); about 2 hours"
+    ),
+    "smoothing": (
+        "certified accuracy by radius, and under attacks that know of the noise (Cohen et al. "
+        "2019); about 2 hours"
+    ),
+    "poisoning": (
+        "flipped labels and backdoors by rate, and who finds them (Gu 2017, Tran 2018, Chen 2018); "
+        "about half an hour"
+    ),
+}
+
+
+def study(name: str) -> Study[Any]:
+    """The study of a name.
+
+    Raises:
+        ValueError: there is none; the nearest name is given.
+    """
+    if name not in STUDIES:
+        (near,) = get_close_matches(name, STUDIES, n=1, cutoff=0.0)
+        raise ValueError(f"unknown study {name!r}: the nearest name is {near!r}")
+    return import_module(f"deitsec.studies.{name.replace('-', '_')}").STUDY

@@ -1,0 +1,173 @@
+"""A study run, and its result written: JSON that says what made it, and a page made of the JSON."""
+
+import dataclasses
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import deitsec
+from deitsec.data import load_data
+from deitsec.environment import environment
+from deitsec.report.figure import plot_style, png_bytes
+from deitsec.studies.registry import study
+from deitsec.studies.study import Document, Shown, Silent, StudyRun
+from deitsec.studies.tables import seconds
+from deitsec.studies.workbook import Workbook
+from deitsec.whole_files import replace_files
+
+SCHEMA = "deitsec-study-1"
+QUICK_DATA = "digits"
+_FIGURE = re.compile(r"\(figure:([\w-]+)\)")
+
+
+def reproduce(
+    name: str,
+    *,
+    data: str | None = None,
+    out: Path = Path("studies"),
+    seed: int = 0,
+    quick: bool = False,
+    fresh: bool = False,
+    device: str = "cpu",
+    options: Mapping[str, Any] | None = None,
+    shown: Shown | None = None,
+) -> dict[str, Any]:
+    """Run a study, or go on with it, and write its result and its page.
+
+    Args:
+        name: of the study.
+        data: a data source; None takes the study's own, or digits where it is quick.
+        out: folder: `<name>.md`, and in `<name>/` the result, the figures and the pieces that are
+            done (`work/`).
+        seed: of every draw.
+        quick: the short form.
+        fresh: whether pieces of an earlier run are thrown away.
+        device: where the networks go.
+        options: of the study, by name; those left out have their defaults.
+        shown: who is told how far it is.
+
+    Returns:
+        The result, as `<name>/result.json` has it.
+
+    Raises:
+        ValueError: an unknown study or option, an option out of range, or pieces in `out` that are
+            of other settings.
+    """
+    chosen = study(name)
+    given = {key: value for key, value in (options or {}).items() if value is not None}
+    settings = chosen.options(**({**chosen.quick, **given} if quick else given))
+    source = load_data(data or (QUICK_DATA if quick else chosen.data))
+    folder = out / name
+    if fresh:
+        shutil.rmtree(folder / "work", ignore_errors=True)
+    identity = {
+        "study": name,
+        "options": dataclasses.asdict(settings),
+        "data": source.sha256,
+        "seed": seed,
+        "deitsec": deitsec.__version__,
+    }
+    run = StudyRun(
+        options=settings,
+        data=source,
+        seed=seed,
+        device=device,
+        quick=quick,
+        workbook=Workbook(folder / "work", identity),
+        shown=shown or Silent(),
+    )
+    found = chosen.measure(run)
+    command = {"data": data, "quick": quick, "seed": seed or None, **given}
+    document = {
+        "schema": SCHEMA,
+        "study": name,
+        "command": _command(name, command),
+        "seed": seed,
+        "quick": quick,
+        "options": identity["options"],
+        "data": _described(source),
+        "environment": environment(device),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": sum(run.workbook.seconds.values()),
+        "parts": run.workbook.seconds,
+        "found": found,
+    }
+    document = json.loads(json.dumps(document, allow_nan=False))
+    write_page(document, out)
+    return document
+
+
+def page_of(document: Document) -> tuple[str, dict[str, bytes]]:
+    """The page of a result: markdown, and PNGs by name.
+
+    Raises:
+        ValueError: it is no result of a study.
+    """
+    if document.get("schema") != SCHEMA:
+        raise ValueError(f"this is no result of a study: schema {document.get('schema')!r}")
+    name = document["study"]
+    chosen = study(name)
+    with plot_style():
+        page = chosen.render(document)
+        figures = {key: png_bytes(figure) for key, figure in page.figures.items()}
+    body = _FIGURE.sub(lambda found: f"({name}/{found[1]}.png)", page.markdown)
+    return f"{_head(document, chosen.title, chosen.source)}\n{body.strip()}\n", figures
+
+
+def write_page(document: Document, out: Path) -> Path:
+    """Write a result, its figures and, last, its page; return the page's path."""
+    markdown, figures = page_of(document)
+    name = document["study"]
+    page = out / f"{name}.md"
+    result = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    files = {out / name / "result.json": result.encode()}
+    files |= {out / name / f"{key}.png": content for key, content in figures.items()}
+    replace_files({**files, page: markdown.encode()})
+    return page
+
+
+def _head(document: Document, title: str, source: str) -> str:
+    data, machine = document["data"], document["environment"]
+    form = " (quick form)" if document["quick"] else ""
+    return (
+        f"# {title}{form}\n\nAfter {source}.\n\n"
+        f"    {document['command']}\n\n"
+        f"Measured {document['date'][:10]} on {data['name']} ({data['train']} training and "
+        f"{data['test']} test images, sha256 {data['sha256'][:12]}), {machine['cpu']}, "
+        f"{machine['device']}, {machine['threads']} threads, PyTorch {machine['torch']}, seed "
+        f"{document['seed']}, {seconds(document['seconds'])}. The figures are in "
+        f"[{document['study']}/result.json]({document['study']}/result.json), which this page is "
+        "made of.\n"
+    )
+
+
+def _described(source: Any) -> dict[str, Any]:
+    return {
+        "uri": source.uri,
+        "name": source.name,
+        "sha256": source.sha256,
+        "train": 0 if source.train is None else len(source.train),
+        "test": len(source.test),
+    }
+
+
+def _command(name: str, options: Mapping[str, Any]) -> str:
+    words = ["deitsec", "reproduce", name]
+    for key, value in options.items():
+        if value is None or value is False:
+            continue
+        words.append(f"--{key.replace('_', '-')}")
+        if isinstance(value, tuple | list):
+            words.append(",".join(map(_text, value)))  # pyright: ignore[reportUnknownArgumentType]
+        elif value is not True:
+            words.append(_text(value))
+    return shlex.join(words)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
