@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_for_tests import Unreadable, assert_same_weights, digits, few_digits, weights
 
-from deitsec.attacks import FGSM, PGD, PGDL2
+from deitsec.attacks import APGD, FGSM, PGD, PGDL2
 from deitsec.cli import main
 from deitsec.data import to_float
 from deitsec.defenses.detector import RejectingClassifier
@@ -55,7 +55,7 @@ def test_it_tells_seen_and_unseen_attacks_and_falls_to_one_who_knows_it(classifi
         choose_rows(digits(), 6),
         seen=SEEN,
         unseen=[PGDL2(eps=1.0)],
-        adaptive=[PGD(eps=EPS, steps=60)],
+        adaptive=[APGD(eps=EPS, steps=60)],
     )
     fgsm, pgd, unseen, adaptive = report.detections
     assert [found.kind for found in report.detections] == ["seen", "seen", "unseen", "adaptive"]
@@ -66,7 +66,7 @@ def test_it_tells_seen_and_unseen_attacks_and_falls_to_one_who_knows_it(classifi
     assert unseen.auroc > adaptive.auroc
     assert pgd.evaded <= 0.2 * pgd.rows
     assert adaptive.evaded >= 0.8 * adaptive.rows
-    assert adaptive.auroc < 0.5
+    assert adaptive.auroc < min(fgsm.auroc, pgd.auroc) - 0.3
     assert report.false_positive_rate < 0.15
     assert json.loads(json.dumps(report.summary()))["attacks"][1]["auroc"] == pgd.auroc
 
@@ -122,10 +122,6 @@ def test_a_detector_is_read_as_it_was_written_and_for_its_classifier_only(
         load_detector(path, classifier)
     with pytest.raises(ValueError, match=r"must end in \.safetensors"):
         save_detector(trained.detector, tmp_path / "detector.pt", classifier=classifier)
-
-
-def _untrained():
-    return build_own("logistic_regression", in_chans=1, image_size=8)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from deitsec.cli.detect import detect
 from deitsec.cli.distill import distill
 from deitsec.cli.doctor import doctor
 from deitsec.cli.list import list_app
+from deitsec.cli.poison import poison
 from deitsec.cli.reproduce import reproduce_app
 from deitsec.cli.train import train
 from deitsec.cli.verify import verify
@@ -36,6 +37,7 @@ app.command()(train)
 app.command()(distill)
 app.command()(certify)
 app.command()(detect)
+app.command()(poison)
 app.command()(bench)
 app.command()(doctor)
 app.add_typer(list_app)

@@ -26,7 +26,7 @@ from deitsec.cli.options import (
 
 _SEEN = ("fgsm", "pgd")
 _UNSEEN = ("mifgsm", "deepfool")
-_ADAPTIVE = ("pgd:steps=100",)
+_ADAPTIVE = ("pgd:steps=100", "apgd:steps=100")
 
 
 def detect(

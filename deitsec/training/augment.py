@@ -10,7 +10,8 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from deitsec.attacks.draws import normal_of
 
-_SEEDS = 1 << 62
+# keeps the noise apart from the draws of attacks; a name is exact in a double
+_SEED, _NAMES = 0x41_55_47, 1 << 48
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,21 +65,40 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
     """Move each image by its own random affine map, resampled bilinearly, and add noise.
 
     The draws do not depend on the device of the images: those of the moves are made on the CPU,
-    those of the noise where the images are, counted from one number of the generator.
+    those of the noise where the images are, counted from a number of the generator.
 
     Args:
         images: (B, C, H, W) float, any range.
         augmentation: how far.
         generator: a CPU generator; it is advanced by the same amount for every augmentation without
-            noise, and by one number more with it.
+            noise, and by a number more an image with it.
 
     Returns:
         Images of the same shape, dtype and device, without noise within the range of the given ones
         and the padding.
     """
-    draws = torch.rand(6, len(images), generator=generator)
+    return changed(images, augmentation, draw_changes(len(images), augmentation, generator))
+
+
+def draw_changes(rows: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Draw what decides the change of each image of a batch.
+
+    Returns:
+        (6, rows) on the CPU, in [0, 1), of the moves; with noise a row more, the number that names
+        the noise of each image.
+    """
+    draws = torch.rand(6, rows, generator=generator)
+    if augmentation.noise == 0:
+        return draws
+    names = torch.randint(_NAMES, (1, rows), generator=generator)
+    return torch.cat([draws.double(), names.double()])
+
+
+def changed(images: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:
+    """Change each image by its column of `draw_changes`; see `augment`."""
     if augmentation.moves:
-        maps = _inverse_maps(draws, augmentation, images.shape[2] / images.shape[3])
+        aspect = images.shape[2] / images.shape[3]
+        maps = _inverse_maps(draws[:6].float(), augmentation, aspect)
         grid = affine_grid(
             maps.to(images.device, images.dtype), list(images.shape), align_corners=False
         )
@@ -86,9 +106,7 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
             images, grid, mode="bilinear", padding_mode=augmentation.padding, align_corners=False
         )
     if augmentation.noise > 0:
-        seed = int(torch.randint(_SEEDS, (), generator=generator))
-        rows = torch.arange(len(images), device=images.device)
-        noise = normal_of(rows, images, seed)
+        noise = normal_of(draws[6].long().to(images.device), images, _SEED)
         images = images + (augmentation.noise * noise).to(images.dtype)
     return images
 
