@@ -12,6 +12,7 @@ import typer
 from deitsec.cli.attack import attack
 from deitsec.cli.bench import bench
 from deitsec.cli.certify import certify
+from deitsec.cli.detect import detect
 from deitsec.cli.distill import distill
 from deitsec.cli.doctor import doctor
 from deitsec.cli.list import list_app
@@ -35,6 +36,7 @@ app.command()(attack)
 app.command()(train)
 app.command()(distill)
 app.command()(certify)
+app.command()(detect)
 app.command()(poison)
 app.command()(bench)
 app.command()(doctor)

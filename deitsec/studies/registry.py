@@ -14,6 +14,10 @@ STUDIES: dict[str, str] = {
     "deit-distillation": (
         "what a DeiT inherits: from scratch, soft, hard, from a robust teacher; about 5 minutes"
     ),
+    "detector": (
+        "ROC by attack, attacks held out, and the attack on classifier and detector together "
+        "(Carlini and Wagner 2017); about an hour"
+    ),
     "smoothing": (
         "certified accuracy by radius, and under attacks that know of the noise (Cohen et al. "
         "2019); about 2 hours"
