@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from deitsec import ops
 from deitsec.data import ArrayImageSet, DataSource, to_float
 from deitsec.engine.guard import attack_mode
 from deitsec.models import Classifier
@@ -169,7 +168,9 @@ def train_substitute(
 def label_direction(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Return the sign of the derivative of each label's probability in the image.
 
-    Of the logarithm of the probability, which has the same sign and does not underflow.
+    With z the logits, it is that of z_y less the mean of the other logits, weighted by their
+    softmax among themselves: dF_y = F_y (1 - F_y) d(z_y - sum_k q_k z_k), whose factor is positive
+    and left out, since it underflows where the model is sure.
 
     Args:
         model: images in [0, 1] -> (B, K) logits; asked in eval mode, left as it was found.
@@ -182,8 +183,9 @@ def label_direction(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     with attack_mode(model), torch.enable_grad():
         leaf = images.detach().requires_grad_()
         logits = model(leaf)
-        _, gradient, _ = ops.cross_entropy_loss(logits.detach(), labels)
-        (slope,) = torch.autograd.grad(logits, leaf, -gradient)
+        own = nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        others = logits.detach().masked_fill(own.bool(), -torch.inf).softmax(1)
+        (slope,) = torch.autograd.grad(logits, leaf, own - others)
     return slope.sign()
 
 
