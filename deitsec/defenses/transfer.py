@@ -16,7 +16,6 @@ from deitsec.engine.guard import attack_mode
 from deitsec.types import ACCESSES
 
 _TOGETHER = 256
-_QUERIES = 1000  # of an image, where a source gives no gradients
 
 Progress = Callable[[str, int, int], object]
 
@@ -56,6 +55,7 @@ def transfer_matrix(
     attack: Attack,
     *,
     seed: int = 0,
+    queries: int = 1000,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> TransferMatrix:
@@ -72,6 +72,7 @@ def transfer_matrix(
         attack: what is run on each source; with an L-infinity radius where a source gives no
             gradients.
         seed: of the attacks and the noise.
+        queries: of an image, on a source that gives no gradients.
         batch_size: of the attacks; None takes what fits.
         progress: called with (source, rows done, rows in all).
 
@@ -80,7 +81,9 @@ def transfer_matrix(
             has no form for a source.
     """
     _check_classes(models, images, labels)
-    chosen = {name: attack_for(name, model, attack) for name, model in models.items()}
+    chosen = {
+        name: attack_for(name, model, attack, queries=queries) for name, model in models.items()
+    }
     clean = {name: predict(model, images) == labels for name, model in models.items()}
     ids = torch.arange(len(images))
     rate: list[tuple[float | None, ...]] = []
@@ -107,7 +110,7 @@ def transfer_matrix(
     )
 
 
-def attack_for(name: str, model: nn.Module, attack: Attack) -> Attack:
+def attack_for(name: str, model: nn.Module, attack: Attack, *, queries: int = 1000) -> Attack:
     """The attack itself, or one within its radius that asks for no more than a model gives.
 
     Raises:
@@ -122,8 +125,8 @@ def attack_for(name: str, model: nn.Module, attack: Attack) -> Attack:
             "L-infinity radius (eps), for which Square or HopSkipJump stand in"
         )
     if access == "scores":
-        return Square(eps=attack.radius, n_queries=_QUERIES)
-    return HopSkipJumpLinf(eps=attack.radius, max_queries=_QUERIES)
+        return Square(eps=attack.radius, n_queries=queries)
+    return HopSkipJumpLinf(eps=attack.radius, max_queries=queries)
 
 
 def predict(model: nn.Module, images: Tensor) -> Tensor:
