@@ -214,7 +214,7 @@ def test_rows_that_name_no_image_are_refused(rows: Tensor, error: type[Exception
         ({"pixels": ramp(4, channels=2)}, ValueError, "C 1 or 3"),
         ({"pixels": ramp(0), "labels": torch.arange(0)}, ValueError, "no side 0"),
         ({"labels": torch.arange(3)}, ValueError, "one for each image"),
-        ({"labels": torch.tensor([0, 1, -1, 0])}, ValueError, "labels must be >= 0"),
+        ({"labels": torch.tensor([0, 1, -2, 0])}, ValueError, "labels must be >= 0"),
         ({"image_size": 0}, ValueError, "image_size must be >= 1"),
     ],
 )

@@ -11,6 +11,7 @@ import typer
 
 from deitsec.cli.attack import attack
 from deitsec.cli.bench import bench
+from deitsec.cli.certify import certify
 from deitsec.cli.distill import distill
 from deitsec.cli.doctor import doctor
 from deitsec.cli.list import list_app
@@ -33,6 +34,7 @@ app.command()(verify)
 app.command()(attack)
 app.command()(train)
 app.command()(distill)
+app.command()(certify)
 app.command()(poison)
 app.command()(bench)
 app.command()(doctor)

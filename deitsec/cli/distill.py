@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from deitsec.cli import recipe_options as options
 from deitsec.cli.display import display
 from deitsec.cli.options import AsJson, Data, Device, ImageSize, Seed, choose_device
 from deitsec.cli.trained import check_out, save_trained, state_folder
+
+if TYPE_CHECKING:
+    from deitsec.training import FitConfig
 
 
 def distill(
@@ -26,7 +29,10 @@ def distill(
     ] = False,
     method: Annotated[
         str | None,
-        typer.Option(help="study: the teacher first, then labels; soft, hard: both at once."),
+        typer.Option(
+            help="study: the teacher first, then labels; soft, hard: both at once; defensive: the "
+            "answers of a teacher of `deitsec train --temperature` at the same temperature."
+        ),
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="Softens the teacher, > 0.")] = None,
     alpha: Annotated[
@@ -40,6 +46,7 @@ def distill(
     precision: options.Precision = None,
     validation: options.Validation = None,
     patience: options.Patience = None,
+    noise: options.Noise = None,
     image_size: ImageSize = None,
     seed: Seed = 0,
     device: Device = None,
@@ -62,21 +69,27 @@ def distill(
         start = plan.distillation or training.DistillConfig(
             fit=dataclasses.replace(plan.fit, label_smoothing=0.0)
         )
+        fit = options.changed(
+            start.fit,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            precision=precision,
+            validation=validation,
+            patience=patience,
+            noise=noise,
+        )
         given = {"method": method, "temperature": temperature, "alpha": alpha}
-        config = dataclasses.replace(
-            start,
-            **{name: value for name, value in given.items() if value is not None},
-            fit=options.changed(
-                start.fit,
-                epochs=epochs,
-                batch_size=batch_size,
-                optimizer=optimizer,
-                lr=lr,
-                weight_decay=weight_decay,
-                precision=precision,
-                validation=validation,
-                patience=patience,
-            ),
+        given = {name: value for name, value in given.items() if value is not None}
+        run, config = (
+            _defensive(fit, given)
+            if method == "defensive"
+            else (
+                training.distill,
+                dataclasses.replace(start, **given, fit=fit),
+            )
         )
         place = choose_device(device)
         channels, height, _ = source.test.shape
@@ -88,7 +101,7 @@ def distill(
             image_size=height,
         ).to(place)
         student = new_model(model, source, pretrained=pretrained, seed=seed).to(place)
-        result = training.distill(
+        result = run(
             student,
             master,
             source,
@@ -98,3 +111,13 @@ def distill(
             progress=lambda event: shown.training(f"distilling {model}", event),
         )
     save_trained(student, source, result, out, as_json=as_json)
+
+
+def _defensive(fit: "FitConfig", given: dict[str, Any]) -> tuple[Any, Any]:
+    """Defensive distillation and its recipe."""
+    from deitsec.training import DefensiveConfig, distill_at_temperature
+
+    if "alpha" in given:
+        raise ValueError("--alpha is not for --method defensive, which learns from answers alone")
+    options = {name: value for name, value in given.items() if name == "temperature"}
+    return distill_at_temperature, DefensiveConfig(fit=fit, **options)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from deitsec.data.digest import Hasher, feed_pixels
-from deitsec.data.image_set import check_rows
+from deitsec.data.image_set import UNLABELLED, check_rows
 from deitsec.data.resize import check_image_size, cover
 
 
@@ -16,7 +16,7 @@ class ArrayImageSet:
 
     Attributes:
         pixels: (N, C, H, W) uint8 on the CPU, C 1 or 3, N >= 1; any strides.
-        labels: (N,) int64 on the CPU, each >= 0.
+        labels: (N,) int64 on the CPU, each >= 0, or -1 where the class is not known.
         image_size: None to return the images as they are, or the side S to which `images` brings
             them (`cover`).
 
@@ -48,8 +48,10 @@ class ArrayImageSet:
         if tuple(self.labels.shape) != shape[:1]:
             given = tuple(self.labels.shape)
             raise ValueError(f"labels must be ({shape[0]},), one for each image, got {given}")
-        if int(self.labels.min()) < 0:
-            raise ValueError(f"labels must be >= 0, got {int(self.labels.min())}")
+        if int(self.labels.min()) < UNLABELLED:
+            raise ValueError(
+                f"labels must be >= 0, or -1 for an unlabelled image, got {int(self.labels.min())}"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -5,11 +5,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+UNLABELLED = -1
+"""The label of an image of a training split whose class is not known."""
+
 
 class ImageSet(Protocol):
     """Labelled images of one shape, read by row.
 
-    `labels` is (N,) int64 on the CPU; `shape` is (C, H, W) of every image that `images` returns.
+    `labels` is (N,) int64 on the CPU, `UNLABELLED` where the class is not known; `shape` is
+    (C, H, W) of every image that `images` returns.
     """
 
     @property

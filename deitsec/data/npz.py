@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deitsec.data.array_set import ArrayImageSet
 from deitsec.data.errors import DataError, reason
+from deitsec.data.image_set import UNLABELLED
 from deitsec.data.local_path import local_path
 from deitsec.data.source import DataSource
 
@@ -33,7 +34,8 @@ def load_npz(file: str, image_size: int | None) -> DataSource:
     """Load `npz:FILE`.
 
     The archive holds x_test and y_test, and x_train and y_train when there is a training split:
-    images uint8 (N, H, W) or (N, H, W, C) with C 1 or 3, labels of any integer dtype (N,). An
+    images uint8 (N, H, W) or (N, H, W, C) with C 1 or 3, labels of any integer dtype (N,), -1 in
+    y_train for an image whose class is not known. An
     optional `class_names` holds one string for each class; without it they are "0", "1", ... Other
     keys are passed over. Pickled objects are never loaded. There are max label + 1 classes, and
     each has a test image.
@@ -116,7 +118,7 @@ def _split(archive: NpzFile, path: Path, split: str, image_size: int | None) -> 
     pixels = _read(archive, path, x)
     labels = _read(archive, path, y)
     _check_pixels(pixels, f"{path}: {x}")
-    _check_labels(labels, f"{path}: {y}")
+    _check_labels(labels, f"{path}: {y}", least=UNLABELLED if split == "train" else 0)
     if len(pixels) != len(labels):
         raise DataError(
             f"{path}: {x} has {len(pixels)} images and {y} {len(labels)} labels: save one for each"
@@ -166,7 +168,7 @@ def _check_finite(pixels: NDArray[Any], where: str) -> None:
             raise DataError(f"{where} row {start + int(broken[0])} holds {kind}: {advice}")
 
 
-def _check_labels(labels: NDArray[Any], where: str) -> None:
+def _check_labels(labels: NDArray[Any], where: str, *, least: int) -> None:
     if labels.dtype.kind not in "iu":
         raise DataError(
             f"{where} must be integers, got {labels.dtype}: save the class numbers 0, 1, 2, ..."
@@ -175,11 +177,12 @@ def _check_labels(labels: NDArray[Any], where: str) -> None:
         one_hot = labels.ndim == 2 and labels.shape[1] > 1
         advice = "y.argmax(axis=1)" if one_hot else "y.reshape(-1)"
         raise DataError(f"{where} must be (N,), got {labels.shape}: save {advice}")
-    outside = np.flatnonzero((labels < 0) | (labels > np.iinfo(np.int64).max))
+    outside = np.flatnonzero((labels < least) | (labels > np.iinfo(np.int64).max))
     if len(outside):
         row = int(outside[0])
+        known = "" if least == 0 else ", or -1 for an unlabelled image"
         raise DataError(
-            f"{where} row {row} is {labels[row]}: labels are 0 to the number of classes - 1"
+            f"{where} row {row} is {labels[row]}: labels are 0 to the number of classes - 1{known}"
         )
 
 

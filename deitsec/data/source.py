@@ -14,12 +14,13 @@ class DataSource:
     Attributes:
         uri: what `load_data` was given.
         name: a short name for tables and plots.
-        train: the training split, or None where there is none.
+        train: the training split, or None where there is none; it may hold unlabelled images.
         test: the split to attack.
         class_names: one name for each class, in the order of the labels.
 
     Raises:
-        ValueError: if the splits differ in (C, H, W), or a label has no name.
+        ValueError: if the splits differ in (C, H, W), a label has no name, or a test image no
+            label.
     """
 
     uri: str
@@ -37,6 +38,8 @@ class DataSource:
             if images is not None and int(images.labels.max()) >= self.num_classes:
                 given = f"label {int(images.labels.max())} and {self.num_classes} names"
                 raise ValueError(f"class_names must name every label, got {given}")
+        if int(self.test.labels.min()) < 0:
+            raise ValueError("every image of the test split must have a label, got -1")
 
     @property
     def num_classes(self) -> int:
