@@ -20,6 +20,10 @@ Validation = Annotated[
 Patience = Annotated[
     int | None, typer.Option(help="Stop after this many epochs without improvement.")
 ]
+SaveEvery = Annotated[
+    int | None,
+    typer.Option(help="Steps between two writes of the state that --resume goes on from."),
+]
 
 
 def changed(config: "FitConfig", **options: Any) -> "FitConfig":

@@ -137,7 +137,7 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def _annotation(field: "dataclasses.Field[Any]", study: Any) -> Any:
     kind = str if _is_sequence(field) else field.type
     quick = study.quick.get(field.name, field.default)
-    note = f"[default: {_shown(field.default)}; quick: {_shown(quick)}]"
+    note = f"(default {_shown(field.default)}, quick {_shown(quick)})"
     text = f"{field.metadata.get('help', '')} {note}".strip()
     return Annotated[kind | None, typer.Option(help=text, show_default=False)]
 
@@ -147,6 +147,8 @@ def _is_sequence(field: "dataclasses.Field[Any]") -> bool:
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ",".join(map(_shown, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +29,46 @@ def check_out(out: Path) -> None:
 def state_folder(out: Path) -> Path:
     """Where an unfinished training is kept, beside its checkpoint."""
     return out.with_suffix(".training")
+
+
+def check_curves(picture: Path | None, *, adversarial: bool) -> None:
+    """Refuse a picture of learning curves before any training is done.
+
+    Raises:
+        ValueError: a name that does not end in .png, or a training that measures none.
+    """
+    if picture is None:
+        return
+    if not adversarial:
+        raise ValueError("--curves is for adversarial training: give --adversarial METHOD too")
+    if picture.suffix != ".png":
+        raise ValueError(f"--curves must end in .png, got {picture}")
+
+
+@contextmanager
+def last_good_kept(model: "Classifier", data: "DataSource", out: Path) -> Generator[None]:
+    """Write the last good weights of a training that diverges, and say so; the error goes on."""
+    from deitsec.models import save_checkpoint
+    from deitsec.training import TrainingDiverged
+
+    try:
+        yield
+    except TrainingDiverged as error:
+        if error.kept_epoch:
+            why = {"diverged": str(error), "epoch": error.kept_epoch, "data": data.uri}
+            save_checkpoint(model, out, training=why, class_names=data.class_names)
+            print(f"deitsec: the weights of epoch {error.kept_epoch} are in {out}", file=sys.stderr)
+        raise
+
+
+def save_curves(result: "FitResult", picture: Path) -> None:
+    """Draw the learning curves of a training to a PNG."""
+    from dataclasses import asdict
+
+    from deitsec.report.learning_curves import draw_learning_curves
+    from deitsec.whole_files import replace_files
+
+    replace_files({picture: draw_learning_curves([asdict(record) for record in result.history])})
 
 
 def save_trained(
@@ -53,11 +96,20 @@ def save_trained(
         history = [asdict(record) for record in result.history]
         print(json.dumps({"checkpoint": str(out), **asdict(card), "history": history}, indent=2))
         return
-    best = result.best_epoch
+    best, last = result.best_epoch, result.history[-1]
     print(
         f"{model.name}: test accuracy {metrics['accuracy']:.4f}, precision "
         f"{metrics['precision']:.4f}, recall {metrics['recall']:.4f}, F1 {metrics['f1']:.4f} "
         f"on {metrics['rows']} images; epoch {best} of {len(result.history)}, "
         f"{result.seconds:.1f} s"
     )
+    if last.note is not None:
+        print(f"epoch {last.epoch}: {last.note}")
+    if "test_robust_accuracy" in result.best.measured:
+        attack = result.config["attack"]
+        print(
+            f"under PGD-{attack['watch_steps']} ({attack['norm']}, eps {attack['eps']:.4g}): "
+            f"{result.best.measured['test_robust_accuracy']:.4f} on some test images; "
+            "`deitsec attack --attack reliable` says more"
+        )
     print(f"checkpoint: {out} (card: {out.with_suffix('.card.json')})")

@@ -1,7 +1,15 @@
 """Training: fit on labels, distil from a teacher, and the recipes that were tried."""
 
+from deitsec.training.adversarial import adversarial_fit
+from deitsec.training.adversarial_config import AdversarialConfig
+from deitsec.training.adversarial_recipes import adversarial_recipe
 from deitsec.training.augment import Augmentation, augment
 from deitsec.training.config import FitConfig
+from deitsec.training.defensive import (
+    DefensiveConfig,
+    distill_at_temperature,
+    fit_at_temperature,
+)
 from deitsec.training.distillation import DistillConfig, distill
 from deitsec.training.diverged import TrainingDiverged
 from deitsec.training.evaluate import predict
@@ -11,7 +19,9 @@ from deitsec.training.result import EpochRecord, FitResult, TrainingEvent
 from deitsec.training.virtual_adversarial import VirtualConfig, virtual_fit
 
 __all__ = [
+    "AdversarialConfig",
     "Augmentation",
+    "DefensiveConfig",
     "DistillConfig",
     "EpochRecord",
     "FitConfig",
@@ -20,9 +30,13 @@ __all__ = [
     "TrainingDiverged",
     "TrainingEvent",
     "VirtualConfig",
+    "adversarial_fit",
+    "adversarial_recipe",
     "augment",
     "distill",
+    "distill_at_temperature",
     "fit",
+    "fit_at_temperature",
     "new_model",
     "predict",
     "recipe",

@@ -57,7 +57,16 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
         Images of the same shape, dtype and device, within the range of the given ones and the
         padding.
     """
-    draws = torch.rand(6, len(images), generator=generator)
+    return moved(images, augmentation, draw_moves(len(images), generator))
+
+
+def draw_moves(rows: int, generator: torch.Generator) -> Tensor:
+    """Draw what decides the move of each image of a batch: (6, rows) in [0, 1) on the CPU."""
+    return torch.rand(6, rows, generator=generator)
+
+
+def moved(images: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:
+    """Move each image by its column of `draw_moves`; see `augment`."""
     maps = _inverse_maps(draws, augmentation, images.shape[2] / images.shape[3])
     grid = affine_grid(
         maps.to(images.device, images.dtype), list(images.shape), align_corners=False

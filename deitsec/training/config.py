@@ -41,6 +41,9 @@ class FitConfig:
         patience: epochs without a better validation result before the run stops, or None.
         seed: of the split, the order, the augmentation and dropout. New weights are drawn by the
             caller.
+        save_every: steps between two writes of the state file, or None to write it at the end of
+            each epoch only. It decides how much an interrupted run has to do again, and nothing
+            else: a run may be resumed with another one.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -65,10 +68,11 @@ class FitConfig:
     validation: float = 0.1
     patience: int | None = None
     seed: int = 0
+    save_every: int | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("epochs", "batch_size", "decay_epochs", "patience", "threads"):
+        for name in ("epochs", "batch_size", "decay_epochs", "patience", "threads", "save_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")

@@ -30,3 +30,21 @@ def place_of(module: nn.Module) -> torch.device:
     """Return the device of a module's first parameter; the CPU if it has none."""
     first = next(module.parameters(), None)
     return torch.device("cpu") if first is None else first.device
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Generator[None, None, None]:
+    """Run in eval mode and with no trainable weight, and put both back at the end.
+
+    What an attack within a training step wants: no gradient of a weight is computed, and the
+    running statistics of batch norms stay as they are.
+    """
+    trainable = [weight for weight in module.parameters() if weight.requires_grad]
+    with eval_mode(module):
+        try:
+            for weight in trainable:
+                weight.requires_grad_(False)
+            yield
+        finally:
+            for weight in trainable:
+                weight.requires_grad_(True)

@@ -147,7 +147,7 @@ def recipe(
     Raises:
         ValueError: if `data` is a name that has no recipe.
     """
-    family = _family_of(data)
+    family = family_of(data)
     distilled = not pretrained and (name == "deit_micro" or "_distilled" in name)
     if pretrained:
         config = replace(_FINE_TUNED, augmentation=_moved(family))
@@ -196,7 +196,12 @@ def new_model(
         )
 
 
-def _family_of(data: DataSource | str | Shape) -> str:
+def family_of(data: DataSource | str | Shape) -> str:
+    """The named data that some data resemble, or "large".
+
+    Raises:
+        ValueError: if `data` is a name that has no recipe.
+    """
     named = data.name if isinstance(data, DataSource) else data
     if isinstance(named, str) and named in _CONVOLUTIONAL:
         return named

@@ -1,7 +1,7 @@
 """What a training run says: while it runs, and when it is done."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -35,10 +35,14 @@ class EpochRecord:
     Attributes:
         epoch: counted from 1.
         train_loss: mean of the objective over the steps.
-        validation_accuracy: in [0, 1], or None without validation.
+        validation_accuracy: in [0, 1], or None without validation; of adversarial training it is
+            the accuracy under attack.
         validation_loss: mean cross-entropy on the validation rows, or None.
         lr: learning rate of the last step.
         seconds: wall time of training and validation.
+        measured: what else was measured after the epoch, by name: the learning curves of
+            adversarial training. Nothing of it picks weights.
+        note: what a reader has to know of this epoch, why the run ended with it say, or None.
     """
 
     epoch: int
@@ -47,6 +51,8 @@ class EpochRecord:
     validation_loss: float | None
     lr: float
     seconds: float
+    measured: Mapping[str, float] = field(default_factory=dict[str, float])
+    note: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,8 @@ class FitResult:
     Attributes:
         history: one record an epoch, those before a resume included.
         best_epoch: the epoch whose weights were kept, counted from 1.
-        stopped_early: whether `patience` ended the run.
+        stopped_early: whether `patience` ended the run, or the method did; then the last record's
+            `note` says why.
         config: the recipe, as a dict that JSON can say.
         seconds: wall time of all epochs, those before a resume included.
         num_train: rows that were trained on.

@@ -1,0 +1,194 @@
+"""The frame of a study: options, pieces that are done, results and pages."""
+
+import dataclasses
+import json
+import sys
+import types
+
+import pytest
+import torch
+
+from deitsec.cli import main
+from deitsec.report.figure import new_figure
+from deitsec.studies import Page, Study, page_of, registry, reproduce, study
+from deitsec.training import FitConfig, fit, new_model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    steps: int = 3
+    rates: tuple[float, ...] = (0.5, 1.0)
+    word: str | None = None
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"steps must be >= 1, got {self.steps}")
+
+
+MADE: list[str] = []
+
+
+class Stopped(Exception):  # noqa: N818 - it names what happened
+    """Somebody pulled the plug."""
+
+
+def _measure(run):
+    def make(name):
+        MADE.append(name)
+        if run.options.word == name:
+            raise Stopped
+        return {"value": run.options.steps}
+
+    config = FitConfig(epochs=run.options.steps, batch_size=64, validation=0.0, threads=1)
+    model = run.network(
+        "net",
+        lambda: new_model("logistic_regression", run.data, seed=run.seed),
+        lambda model, **more: fit(model, run.data, config, **more),
+    )
+    total = sum(p.detach().sum().item() for p in model.parameters())
+    parts = {name: run.part(name, lambda name=name: make(name)) for name in ("one", "two")}
+    return {"parts": parts, "rates": list(run.options.rates), "total": total}
+
+
+def _render(document):
+    figure = new_figure(1.0)
+    figure.subplots().plot([0, 1])
+    total = document["found"]["total"]
+    return Page(markdown=f"Sum {total:.3f}.\n\n![line](figure:line)", figures={"line": figure})
+
+
+TOY = Study(
+    name="toy",
+    title="A toy",
+    source="nobody, nowhere",
+    data="digits",
+    options=Options,
+    quick={"steps": 1},
+    measure=_measure,
+    render=_render,
+)
+
+
+@pytest.fixture(autouse=True)
+def _toy(monkeypatch, tmp_path):
+    module = types.ModuleType("deitsec.studies.toy")
+    module.STUDY = TOY
+    monkeypatch.setitem(registry.STUDIES, "toy", "a toy")
+    monkeypatch.setitem(sys.modules, "deitsec.studies.toy", module)
+    monkeypatch.chdir(tmp_path)
+    MADE.clear()
+
+
+def test_a_result_says_what_made_it_and_the_page_is_made_of_it(tmp_path):
+    found = reproduce("toy", out=tmp_path, quick=True, seed=3, options={"rates": (1.0, 2.0)})
+    assert found == json.loads((tmp_path / "toy" / "result.json").read_text())
+    assert found["command"] == "deitsec reproduce toy --quick --seed 3 --rates 1,2"
+    assert found["options"] == {"steps": 1, "rates": [1.0, 2.0], "word": None}
+    assert len(found["data"]["sha256"]) == 64
+    assert set(found["parts"]) == {"net", "one", "two"}
+    assert found["seconds"] == pytest.approx(sum(found["parts"].values()))
+    page = (tmp_path / "toy.md").read_text()
+    assert "(toy/line.png)" in page
+    assert found["command"] in page
+    again, figures = page_of(found)
+    assert again == page
+    assert figures["line"] == (tmp_path / "toy" / "line.png").read_bytes()
+
+
+def test_a_study_goes_on_from_what_is_done(tmp_path):
+    with pytest.raises(Stopped):
+        reproduce("toy", out=tmp_path, options={"word": "two"})
+    assert MADE == ["one", "two"]
+    assert not (tmp_path / "toy.md").exists()
+    MADE.clear()
+    with pytest.raises(Stopped):
+        reproduce("toy", out=tmp_path, options={"word": "two"})
+    assert MADE == ["two"]  # neither the network nor the first piece is made again
+
+
+def test_a_training_that_was_stopped_goes_on(tmp_path):
+    class Unplugged:
+        def rows(self, stage, done, total): ...
+
+        def training(self, stage, event):
+            if (event.epoch, event.step) == (2, event.steps):
+                raise Stopped
+
+    with pytest.raises(Stopped):
+        reproduce("toy", out=tmp_path / "stopped", shown=Unplugged())
+    resumed = reproduce("toy", out=tmp_path / "stopped")
+    whole = reproduce("toy", out=tmp_path / "whole")
+    assert resumed["found"] == whole["found"]
+
+
+def test_pieces_of_other_settings_are_refused(tmp_path):
+    reproduce("toy", out=tmp_path)
+    with pytest.raises(ValueError, match=r"options was .*'steps': 3.* and is .*'steps': 2"):
+        reproduce("toy", out=tmp_path, options={"steps": 2})
+    with pytest.raises(ValueError, match="seed was 0 and is 1"):
+        reproduce("toy", out=tmp_path, seed=1)
+    MADE.clear()
+    reproduce("toy", out=tmp_path, seed=1, fresh=True)
+    assert MADE == ["one", "two"]
+
+
+def test_the_random_stream_is_left_as_found(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    reproduce("toy", out=tmp_path, quick=True)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_command_has_the_options_of_the_study(tmp_path, capsys):
+    assert main(["reproduce", "toy", "--quick", "--rates", "3,4.5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["options"]["rates"] == [3.0, 4.5]
+    assert (tmp_path / "studies" / "toy.md").exists()
+    assert main(["reproduce", "toy", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--rates" in shown
+    assert "(default 3, quick 1)" in " ".join(shown.replace("│", " ").split())
+
+
+def test_a_page_is_written_again_from_its_result(tmp_path, capsys):
+    reproduce("toy", out=tmp_path, quick=True)
+    before = (tmp_path / "toy.md").read_bytes()
+    (tmp_path / "toy.md").unlink()
+    assert main(["reproduce", "render", "toy/result.json"]) == 0
+    assert (tmp_path / "toy.md").read_bytes() == before
+
+
+def test_studies_are_listed(capsys):
+    assert main(["reproduce", "list"]) == 0
+    assert "toy" in capsys.readouterr().out
+    assert main(["reproduce", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["toy"] == "a toy"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["defensive-destillation"], "unknown study 'defensive-destillation': the nearest name is"),
+        (["toy", "--rates", "a,b"], "--rates must be floats with commas between them, got 'a,b'"),
+        (["toy", "--steps", "0"], "steps must be >= 1, got 0"),
+        (["toy", "--out", "pyproject"], "--out must be a folder"),
+        (["render", "nothing.json"], "nothing.json"),
+        (["render", "pyproject"], "pyproject is no JSON"),
+    ],
+)
+def test_bad_input_is_one_line(words, message, capsys, tmp_path):
+    (tmp_path / "pyproject").write_text("text")
+    assert main(["reproduce", *words]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+@pytest.mark.parametrize("name", sorted(registry.STUDIES))
+def test_every_study_is_where_its_name_says(name):
+    found = study(name)
+    assert found.name == name
+    assert set(found.quick) <= {field.name for field in dataclasses.fields(found.options)}
+    for field in dataclasses.fields(found.options):
+        assert field.metadata.get("help"), f"{name}: {field.name} says nothing"
