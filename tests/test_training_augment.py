@@ -1,5 +1,7 @@
 """Moves of the images."""
 
+import dataclasses
+
 import pytest
 import torch
 from training_for_tests import (
@@ -84,3 +86,40 @@ def test_draws_belong_to_the_generator_alone():
     augment(images, Augmentation(), first)
     augment(images, MOVED, second)
     assert torch.equal(first.get_state(), second.get_state())
+
+
+def test_noise_is_normal_of_the_deviation_that_was_asked_for_and_is_not_clipped():
+    images = torch.ones(64, 3, 16, 16)
+    noise = augment(images, Augmentation(noise=0.25), torch.Generator().manual_seed(0)) - images
+    values = noise.flatten().double().sort().values / 0.25
+    # Kolmogorov and Smirnov: true normal draws pass 1.63 / sqrt(n) once in a hundred seeds
+    steps = (torch.arange(len(values), dtype=torch.float64) + 0.5) / len(values)
+    assert (torch.special.ndtr(values) - steps).abs().max() < 1.63 / len(values) ** 0.5
+    assert noise.max() > 0.5
+
+
+def test_noise_is_another_for_each_image_each_step_and_each_seed():
+    images = torch.zeros(2, 1, 4, 4)
+    generator = torch.Generator().manual_seed(0)
+    first, second = (augment(images, Augmentation(noise=1.0), generator) for _ in range(2))
+    other = augment(images, Augmentation(noise=1.0), torch.Generator().manual_seed(1))
+    rows = torch.cat([first, second, other]).flatten(1)
+    assert len(rows.unique(dim=0)) == 6
+    again = augment(images, Augmentation(noise=1.0), torch.Generator().manual_seed(0))
+    assert torch.equal(again, first)
+
+
+def test_noise_is_added_after_the_moves():
+    images = torch.rand(3, 1, 8, 8)
+    first, second = (torch.Generator().manual_seed(3) for _ in range(2))
+    moved = augment(images, MOVED, first)
+    noisy = augment(images, dataclasses.replace(MOVED, noise=0.1), second)
+    third = torch.Generator().manual_seed(3)
+    alone = augment(torch.zeros_like(images), Augmentation(noise=0.1), third)
+    torch.testing.assert_close(noisy, moved + alone)
+
+
+@pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
+def test_noise_out_of_range_is_refused(noise):
+    with pytest.raises(ValueError, match="noise must be >= 0 and finite"):
+        Augmentation(noise=noise)

@@ -1,5 +1,7 @@
 """Recipes by data and model, and models ready to be trained by them."""
 
+import dataclasses
+
 import pytest
 import torch
 from training_for_tests import (
@@ -9,6 +11,7 @@ from training_for_tests import (
 from deitsec.data import ArrayImageSet, DataSource, load_data
 from deitsec.models import model_sha256
 from deitsec.training import (
+    Augmentation,
     distill,
     fit,
     new_model,
@@ -89,3 +92,11 @@ def test_the_default_recipe_teaches_digits():
         accuracies[name] = right.float().mean().item()
     assert accuracies["small_cnn"] >= 0.98
     assert accuracies["deit_micro"] >= 0.95
+
+
+def test_noise_goes_into_the_recipe_of_student_and_distillation_and_keeps_the_moves():
+    plain, noisy = recipe("digits", "deit_micro"), recipe("digits", "deit_micro", noise=0.25)
+    assert noisy.fit.augmentation == dataclasses.replace(plain.fit.augmentation, noise=0.25)
+    assert noisy.distillation.fit == noisy.fit
+    assert recipe("digits", "deit_micro", noise=0.0) == plain
+    assert recipe("digits", "mnist_dense", noise=0.5).fit.augmentation == Augmentation(noise=0.5)

@@ -11,9 +11,11 @@ import typer
 
 from deitsec.cli.attack import attack
 from deitsec.cli.bench import bench
+from deitsec.cli.certify import certify
 from deitsec.cli.distill import distill
 from deitsec.cli.doctor import doctor
 from deitsec.cli.list import list_app
+from deitsec.cli.poison import poison
 from deitsec.cli.reproduce import reproduce_app
 from deitsec.cli.train import train
 from deitsec.cli.verify import verify
@@ -32,6 +34,8 @@ app.command()(verify)
 app.command()(attack)
 app.command()(train)
 app.command()(distill)
+app.command()(certify)
+app.command()(poison)
 app.command()(bench)
 app.command()(doctor)
 app.add_typer(list_app)

@@ -40,6 +40,7 @@ def distill(
     precision: options.Precision = None,
     validation: options.Validation = None,
     patience: options.Patience = None,
+    noise: options.Noise = None,
     image_size: ImageSize = None,
     seed: Seed = 0,
     device: Device = None,
@@ -76,6 +77,7 @@ def distill(
                 precision=precision,
                 validation=validation,
                 patience=patience,
+                noise=noise,
             ),
         )
         place = choose_device(device)

@@ -25,6 +25,11 @@ SaveEvery = Annotated[
     typer.Option(help="Steps between two writes of the state that --resume goes on from."),
 ]
 
+Noise = Annotated[
+    float | None,
+    typer.Option(help="Gaussian noise on the training images: its deviation, on [0, 1]."),
+]
+
 
 def changed(config: "FitConfig", **options: Any) -> "FitConfig":
     """The recipe with the options that were given; the warmup keeps its share of the epochs.
@@ -33,6 +38,10 @@ def changed(config: "FitConfig", **options: Any) -> "FitConfig":
         ValueError: an option out of range.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    if "noise" in given:
+        from deitsec.training.recipes import with_noise
+
+        config = with_noise(config, given.pop("noise"))
     if given.get("epochs", 0) > 0:
         given["warmup_epochs"] = config.warmup_epochs * given["epochs"] / config.epochs
     return dataclasses.replace(config, **given)

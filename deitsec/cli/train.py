@@ -50,6 +50,7 @@ def train(
     precision: options.Precision = None,
     validation: options.Validation = None,
     patience: options.Patience = None,
+    noise: options.Noise = None,
     image_size: ImageSize = None,
     seed: Seed = 0,
     device: Device = None,
@@ -99,6 +100,7 @@ def train(
         "validation": validation,
         "patience": patience,
         "save_every": save_every,
+        "noise": noise,
     }
     if accelerate is not None and accelerate > 1 and "WORLD_SIZE" not in os.environ:
         raise typer.Exit(launch(accelerate, sys.argv[1:]))

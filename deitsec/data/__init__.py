@@ -11,17 +11,29 @@ from deitsec.data.errors import DataError
 from deitsec.data.folder_set import FolderImageSet
 from deitsec.data.image_set import ImageSet
 from deitsec.data.load import list_sources, load_data
+from deitsec.data.poisoning import Poisoned, flip_labels, plant_backdoor, with_trigger
 from deitsec.data.source import DataSource
+from deitsec.data.subset import Subset
+from deitsec.data.trigger import TRIGGERS, Blend, Patch, Trigger
 
 __all__ = [
+    "TRIGGERS",
     "ArrayImageSet",
+    "Blend",
     "DataError",
     "DataSource",
     "FolderImageSet",
     "ImageSet",
+    "Patch",
+    "Poisoned",
+    "Subset",
+    "Trigger",
     "balanced_rows",
     "batches",
+    "flip_labels",
     "list_sources",
     "load_data",
+    "plant_backdoor",
     "to_float",
+    "with_trigger",
 ]

@@ -233,6 +233,8 @@ class Session:
             return f"a {self.options.device.type} has none"
         if self.options.draws:
             return "the model draws other random numbers at each step"
+        if access_of(self.options.source) != "gradient":
+            return "a black box counts its queries, which a replay would not be"
         return None
 
     def _course(self, attack: Attack, prepared: Prepared, ladder: Ladder) -> Course:

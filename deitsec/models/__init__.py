@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         papernot_mnist,
         small_cnn,
     )
+    from deitsec.models.query_count import QueryBudgetError
     from deitsec.models.sklearn import wrap_sklearn
     from deitsec.models.weights_hash import model_sha256
     from deitsec.models.wrapping import wrap
@@ -33,6 +34,7 @@ __all__ = [
     "Classifier",
     "LabelsOnly",
     "ModelCard",
+    "QueryBudgetError",
     "ScoresOnly",
     "build_own",
     "deit_micro",
@@ -66,6 +68,7 @@ _HOMES = {
         "papernot_mnist",
         "small_cnn",
     ),
+    "query_count": ("QueryBudgetError",),
     "sklearn": ("wrap_sklearn",),
     "weights_hash": ("model_sha256",),
     "wrapping": ("wrap",),

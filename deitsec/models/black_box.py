@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from deitsec.models.query_count import QueryCount
 from deitsec.types import Access
 
 _SURE = 100.0  # logit of the class that a label names: its softmax is 1, and its loss is finite
@@ -15,16 +16,21 @@ _SURE = 100.0  # logit of the class that a label names: its softmax is 1, and it
 class BlackBox(nn.Module):
     """Base: a classifier that is asked, and not looked into.
 
+    Every row that it is asked about is counted, those included with which an engine fills a batch:
+    its owner would bill them. A copy, shallow or deep, shares the count.
+
     Args:
         ask: images -> answers, row by row; any callable, and a module is put into eval mode with
             the rest. It is called without autograd.
         num_classes: number of classes, >= 2.
         numpy: whether `ask` takes a NumPy array (B, C, H, W) in place of a tensor.
         name: what messages call it; by default that of the callable.
+        budget: most rows that it answers, >= 1; None sets no limit. A batch that would go beyond is
+            refused whole, with a `QueryBudgetError`.
 
     Raises:
-        TypeError: `ask` cannot be called.
-        ValueError: num_classes < 2.
+        TypeError: `ask` cannot be called, or a budget that is no integer.
+        ValueError: num_classes < 2, or budget < 1.
     """
 
     access: Access
@@ -36,6 +42,7 @@ class BlackBox(nn.Module):
         num_classes: int,
         numpy: bool = False,
         name: str | None = None,
+        budget: int | None = None,
     ) -> None:
         super().__init__()
         if not callable(cast(object, ask)):
@@ -46,15 +53,23 @@ class BlackBox(nn.Module):
         self.num_classes = num_classes
         self.numpy = numpy
         self.name = name or getattr(ask, "__name__", type(ask).__name__)
+        self.count = QueryCount(budget)
         # a module starts in train mode, which would hide that of the one inside
         self.training = ask.training if isinstance(ask, nn.Module) else False
+
+    @property
+    def queries(self) -> int:
+        """Rows that were asked about so far."""
+        return self.count.asked
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, num_classes) of images (B, C, H, W) in [0, 1], without a graph.
 
         Raises:
+            QueryBudgetError: (a ValueError) more rows than the budget has left.
             ValueError: an answer of another shape, or labels out of range.
         """
+        self.count.spend(len(images), self.name)
         with torch.no_grad():
             wide = torch.promote_types(images.dtype, torch.float32)
             given = images.detach()
@@ -72,7 +87,7 @@ class ScoresOnly(BlackBox):
 
     Args:
         ask: images -> (B, num_classes) logits, or probabilities.
-        num_classes, numpy, name: as in `BlackBox`.
+        num_classes, numpy, name, budget: as in `BlackBox`.
         probabilities: whether the scores are probabilities, whose logarithm is taken; 0 counts as
             1e-12.
     """
@@ -86,9 +101,10 @@ class ScoresOnly(BlackBox):
         num_classes: int,
         numpy: bool = False,
         name: str | None = None,
+        budget: int | None = None,
         probabilities: bool = False,
     ) -> None:
-        super().__init__(ask, num_classes=num_classes, numpy=numpy, name=name)
+        super().__init__(ask, num_classes=num_classes, numpy=numpy, name=name, budget=budget)
         self.probabilities = probabilities
 
     def _logits(self, answer: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
@@ -108,7 +124,7 @@ class LabelsOnly(BlackBox):
     Args:
         ask: images -> (B,) integer classes, or (B, num_classes) scores, of which the largest is
             looked at.
-        num_classes, numpy, name: as in `BlackBox`.
+        num_classes, numpy, name, budget: as in `BlackBox`.
     """
 
     access: Access = "decision"

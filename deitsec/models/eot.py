@@ -45,6 +45,10 @@ class EOT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the mean logits (B, K) of images (B, C, H, W) in [0, 1]."""
+        return self.answers(images).mean(0)
+
+    def answers(self, images: Tensor) -> Tensor:
+        """Return the logits (num_samples, B, K) of each version of the images (B, C, H, W)."""
         rows = images.shape[0]
         flight = IN_FLIGHT.get()
         if flight is None:
@@ -53,7 +57,7 @@ class EOT(nn.Module):
         draws = torch.cat([self._draws(images, flight, k) for k in range(self.num_samples)])
         many = images.repeat(self.num_samples, 1, 1, 1)
         logits: Tensor = self.model(self.transform(many, draws))
-        return logits.reshape(self.num_samples, rows, -1).mean(0)
+        return logits.reshape(self.num_samples, rows, -1)
 
     def _draws(self, images: Tensor, flight: InFlight, sample: int) -> Tensor:
         number = self.transform.num_draws(images.shape[1:])

@@ -11,6 +11,14 @@ STUDIES: dict[str, str] = {
     "defensive-distillation": (
         "success, robustness and gradients by temperature (Papernot et al. 2016); about 2 hours"
     ),
+    "smoothing": (
+        "certified accuracy by radius, and under attacks that know of the noise (Cohen et al. "
+        "2019); about 2 hours"
+    ),
+    "poisoning": (
+        "flipped labels and backdoors by rate, and who finds them (Gu 2017, Tran 2018, Chen 2018); "
+        "about half an hour"
+    ),
 }
 
 

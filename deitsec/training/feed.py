@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from deitsec.data import ImageSet, to_float
-from deitsec.training.augment import draw_moves, moved
+from deitsec.training.augment import changed, draw_changes
 from deitsec.training.config import FitConfig
 from deitsec.training.processes import Processes
 
@@ -64,8 +64,9 @@ class Feed:
         rows = self.processes.share(whole)
         images = to_float(self.train.images(rows).to(self.device))
         if self.config.augmentation is not None:
-            draws = self.processes.share(draw_moves(len(whole), generator).T).T
-            images = moved(images, self.config.augmentation, draws)
+            draws = draw_changes(len(whole), self.config.augmentation, generator)
+            draws = self.processes.share(draws.T).T
+            images = changed(images, self.config.augmentation, draws)
         if self.config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return images, self.train.labels[rows].to(self.device), rows.to(self.device)

@@ -131,7 +131,12 @@ class Recipe:
 
 
 def recipe(
-    data: DataSource | str | Shape, name: str, *, pretrained: bool = False, seed: int = 0
+    data: DataSource | str | Shape,
+    name: str,
+    *,
+    pretrained: bool = False,
+    seed: int = 0,
+    noise: float = 0.0,
 ) -> Recipe:
     """Return the recipe of a model on data, sized for a CPU on images of up to 64 pixels.
 
@@ -143,9 +148,10 @@ def recipe(
         pretrained: whether the model starts from published weights, which are then tuned gently, on
             labels.
         seed: put into the recipe.
+        noise: of the training images, see `Augmentation.noise`; 0 leaves the recipe as it is.
 
     Raises:
-        ValueError: if `data` is a name that has no recipe.
+        ValueError: if `data` is a name that has no recipe, or noise is out of range.
     """
     family = family_of(data)
     distilled = not pretrained and (name == "deit_micro" or "_distilled" in name)
@@ -163,8 +169,19 @@ def recipe(
         config = _TRANSFORMER[family]
     else:  # a timm model of full size: an epoch takes minutes on a CPU
         config = replace(_LARGE, augmentation=_moved(family))
-    config = replace(config, seed=seed)
+    config = with_noise(replace(config, seed=seed), noise)
     return Recipe(fit=config, distillation=DistillConfig(fit=config) if distilled else None)
+
+
+def with_noise(config: FitConfig, noise: float) -> FitConfig:
+    """Return the recipe with Gaussian noise of a standard deviation on its images; 0 for none.
+
+    Raises:
+        ValueError: if noise is negative or not finite.
+    """
+    if noise == 0 and config.augmentation is None:
+        return config
+    return replace(config, augmentation=replace(config.augmentation or Augmentation(), noise=noise))
 
 
 def new_model(

@@ -34,6 +34,7 @@ class ModelRequest:
         seed: of weights and training.
         retrain: train again where a trained model is kept already.
         device: where the model goes.
+        noise: of the images that a model is trained on here; see `Augmentation.noise`.
     """
 
     name: str | None = "deit_micro"
@@ -43,6 +44,7 @@ class ModelRequest:
     seed: int = 0
     retrain: bool = False
     device: str = "cpu"
+    noise: float = 0.0
 
 
 def obtain(
@@ -104,7 +106,7 @@ def _check_class_names(checkpoint: str, data: DataSource) -> None:
 def _trained(
     request: ModelRequest, name: str, data: DataSource, progress: Progress | None
 ) -> tuple[Classifier, Origin]:
-    plan = recipe(data, name, pretrained=request.pretrained, seed=request.seed)
+    plan = recipe(data, name, pretrained=request.pretrained, seed=request.seed, noise=request.noise)
     identity = _identity(request, name, data, plan)
     path = _path(name, identity)
     if path.exists() and not request.retrain:
@@ -148,7 +150,11 @@ def _train(
     if plan.distillation is None:
         return fit(model, data, plan.fit, out=state, resume=True, progress=tell)
     teacher_request = ModelRequest(
-        name=TEACHER, seed=request.seed, retrain=request.retrain, device=request.device
+        name=TEACHER,
+        seed=request.seed,
+        retrain=request.retrain,
+        device=request.device,
+        noise=request.noise,
     )
     teacher, _ = _trained(teacher_request, TEACHER, data, progress)
     return distill(model, teacher, data, plan.distillation, out=state, resume=True, progress=tell)
@@ -168,7 +174,7 @@ def _identity(request: ModelRequest, name: str, data: DataSource, plan: Recipe) 
         "deitsec": deitsec.__version__,
     }
     if plan.distillation is not None:
-        teacher = recipe(data, TEACHER, pretrained=False, seed=request.seed)
+        teacher = recipe(data, TEACHER, pretrained=False, seed=request.seed, noise=request.noise)
         identity["teacher"] = {"model": TEACHER, "recipe": asdict(teacher)}
     return identity
 
