@@ -58,7 +58,7 @@ def check_methods_options(method: str | None, given: dict[str, Any]) -> None:
             raise ValueError(f"{option} is for --adversarial {owner}, got --adversarial {method}")
 
 
-def config_of(
+def chosen(
     data: "DataSource",
     model: str,
     method: str,
@@ -67,8 +67,8 @@ def config_of(
     training: dict[str, Any],
     pretrained: bool,
     seed: int,
-) -> "AdversarialConfig":
-    """The recipe of a method, with the options that were given.
+) -> tuple[Any, "AdversarialConfig"]:
+    """Adversarial training, and its recipe with the options that were given.
 
     Args:
         data: decides eps where none is given: the one of the verification suite.
@@ -82,7 +82,7 @@ def config_of(
     Raises:
         ValueError: an option out of range, or an L2 radius that nobody gave.
     """
-    from deitsec.training import adversarial_recipe
+    from deitsec.training import adversarial_fit, adversarial_recipe
     from deitsec.verification.suite import suite_eps
 
     given = {name: value for name, value in attack.items() if value is not None}
@@ -99,4 +99,5 @@ def config_of(
         pretrained=pretrained,
         seed=seed,
     )
-    return dataclasses.replace(config, **given, fit=recipe_options.changed(config.fit, **training))
+    fit = recipe_options.changed(config.fit, **training)
+    return adversarial_fit, dataclasses.replace(config, **given, fit=fit)

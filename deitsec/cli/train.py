@@ -1,4 +1,4 @@
-"""`deitsec train`: train a classifier on labels, or against attacks."""
+"""`deitsec train`: train a classifier on labels, against attacks, hot or virtually."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deitsec.cli import adversarial_options
+from deitsec.cli import adversarial_options, training_ways
 from deitsec.cli import recipe_options as options
 from deitsec.cli.display import display
 from deitsec.cli.launch import launch, own_device, precision_of_launcher
@@ -30,6 +30,20 @@ def train(
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from timm's published weights.")
     ] = False,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="Divide the logits in training: the first network of defensive distillation."
+        ),
+    ] = None,
+    virtual: Annotated[
+        bool,
+        typer.Option("--virtual", help="Virtual adversarial training; --eps is its L2 length."),
+    ] = False,
+    labelled: Annotated[
+        int | None,
+        typer.Option(help="With --virtual: images of a class whose labels are used.", min=1),
+    ] = None,
     adversarial: adversarial_options.Method = None,
     eps: adversarial_options.Eps = None,
     norm: adversarial_options.Norm = None,
@@ -72,15 +86,18 @@ def train(
     """Train a classifier on labels, or against attacks, and write a checkpoint with its card."""
     from deitsec.attacks.spec import parse_number
     from deitsec.data import load_data
-    from deitsec.training import adversarial_fit, fit
     from deitsec.training.modes import place_of
     from deitsec.training.processes import find_processes
     from deitsec.training.recipes import new_model, recipe
 
     check_out(out)
     check_curves(curves, adversarial=adversarial is not None)
+    radius = None if eps is None else parse_number("--eps", eps)
+    way = training_ways.check_way(
+        adversarial=adversarial, temperature=temperature, virtual=virtual, labelled=labelled
+    )
     attack = {
-        "eps": None if eps is None else parse_number("--eps", eps),
+        "eps": None if virtual else radius,
         "norm": norm,
         "steps": attack_steps,
         "alpha": None if attack_alpha is None else parse_number("--attack-alpha", attack_alpha),
@@ -107,16 +124,17 @@ def train(
     with display() as shown:
         source = load_data(data, image_size=image_size)
         plan: dict[str, Any] = {"pretrained": pretrained, "seed": seed}
-        config = (
-            options.changed(recipe(source, model, **plan).fit, **training)
-            if adversarial is None
-            else adversarial_options.config_of(
+        if adversarial is None:
+            fitted = options.changed(recipe(source, model, **plan).fit, **training)
+            run, config = training_ways.chosen(
+                way, fitted, temperature=temperature, labelled=labelled, eps=radius
+            )
+        else:
+            run, config = adversarial_options.chosen(
                 source, model, adversarial, attack, training=training, **plan
             )
-        )
         student = new_model(model, source, **plan)
         student = student.to(own_device(device))
-        run: Any = fit if adversarial is None else adversarial_fit
         with last_good_kept(student, source, out):
             result = run(
                 student,

@@ -7,7 +7,6 @@ from os import PathLike
 from pathlib import Path
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -16,13 +15,12 @@ from deitsec.attacks.smoothness import divergence, unit
 from deitsec.data import DataSource, ImageSet, balanced_rows, to_float
 from deitsec.data.image_set import UNLABELLED
 from deitsec.models import Classifier
+from deitsec.models.timm_import import import_timm
 from deitsec.training.augment import augment
 from deitsec.training.config import FitConfig
 from deitsec.training.loop import Objective, run_epochs
 from deitsec.training.modes import mode_kept, place_of
 from deitsec.training.result import FitResult, Progress
-
-_DROPS = (nn.modules.dropout._DropoutNd, DropPath)  # pyright: ignore[reportPrivateUsage]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,6 +176,8 @@ def undisturbed(model: nn.Module) -> Generator[None, None, None]:
 
     Batch norm in train mode still normalises by the batch, as the step that is trained does.
     """
+    dropouts = nn.modules.dropout._DropoutNd  # pyright: ignore[reportPrivateUsage]
+    drops = (dropouts, import_timm("layers").DropPath)
     counting = [
         part
         for part in model.modules()
@@ -185,7 +185,7 @@ def undisturbed(model: nn.Module) -> Generator[None, None, None]:
     ]
     with mode_kept(model), torch.autocast(place_of(model).type, enabled=False):
         for part in model.modules():
-            if isinstance(part, _DROPS):
+            if isinstance(part, drops):
                 part.eval()
         try:
             for part in counting:
