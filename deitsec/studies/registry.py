@@ -22,6 +22,10 @@ STUDIES: dict[str, str] = {
         "certified accuracy by radius, and under attacks that know of the noise (Cohen et al. "
         "2019); about 2 hours"
     ),
+    "failed-defenses": (
+        "noise, dropout, ensembles, codes, clean-up: attacked plainly, then knowingly (Athalye et "
+        "al. 2018); minutes"
+    ),
     "poisoning": (
         "flipped labels and backdoors by rate, and who finds them (Gu 2017, Tran 2018, Chen 2018); "
         "about half an hour"
