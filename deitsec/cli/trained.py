@@ -105,11 +105,12 @@ def save_trained(
     )
     if last.note is not None:
         print(f"epoch {last.epoch}: {last.note}")
-    if "test_robust_accuracy" in result.best.measured:
+    robust = result.history[best - 1].measured.get("test_robust_accuracy") if best else None
+    if robust is not None:
         attack = result.config["attack"]
         print(
             f"under PGD-{attack['watch_steps']} ({attack['norm']}, eps {attack['eps']:.4g}): "
-            f"{result.best.measured['test_robust_accuracy']:.4f} on some test images; "
+            f"{robust:.4f} on some test images; "
             "`deitsec attack --attack reliable` says more"
         )
     print(f"checkpoint: {out} (card: {out.with_suffix('.card.json')})")

@@ -327,6 +327,7 @@ STUDY = Study(
     quick={
         "temperatures": (20.0,),
         "samples": 10,
+        "features": 60,
         "gradient_samples": 20,
         "strong_samples": 20,
         "epochs": 8,

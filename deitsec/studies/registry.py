@@ -11,6 +11,9 @@ STUDIES: dict[str, str] = {
     "defensive-distillation": (
         "success, robustness and gradients by temperature (Papernot et al. 2016); about 2 hours"
     ),
+    "deit-distillation": (
+        "what a DeiT inherits: from scratch, soft, hard, from a robust teacher; about 5 minutes"
+    ),
     "detector": (
         "ROC by attack, attacks held out, and the attack on classifier and detector together "
         "(Carlini and Wagner 2017); about an hour"
@@ -18,6 +21,10 @@ STUDIES: dict[str, str] = {
     "smoothing": (
         "certified accuracy by radius, and under attacks that know of the noise (Cohen et al. "
         "2019); about 2 hours"
+    ),
+    "failed-defenses": (
+        "noise, dropout, ensembles, codes, clean-up: attacked plainly, then knowingly (Athalye et "
+        "al. 2018); minutes"
     ),
     "poisoning": (
         "flipped labels and backdoors by rate, and who finds them (Gu 2017, Tran 2018, Chen 2018); "

@@ -16,6 +16,7 @@ from deitsec.training.evaluate import predict
 from deitsec.training.fit import fit
 from deitsec.training.recipes import Recipe, new_model, recipe
 from deitsec.training.result import EpochRecord, FitResult, TrainingEvent
+from deitsec.training.robust_distillation import RobustDistillConfig, robust_distill
 from deitsec.training.virtual_adversarial import VirtualConfig, virtual_fit
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "FitConfig",
     "FitResult",
     "Recipe",
+    "RobustDistillConfig",
     "TrainingDiverged",
     "TrainingEvent",
     "VirtualConfig",
@@ -40,5 +42,6 @@ __all__ = [
     "new_model",
     "predict",
     "recipe",
+    "robust_distill",
     "virtual_fit",
 ]

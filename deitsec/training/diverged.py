@@ -12,9 +12,7 @@ class TrainingDiverged(RuntimeError):  # noqa: N818 - it names what happened
 
     def __init__(self, what: str, *, epoch: int, step: int, lr: float, kept_epoch: int) -> None:
         """Say what was seen, where, and what usually helps."""
-        kept = (
-            f"the last good weights, of epoch {kept_epoch}," if kept_epoch else "those at the start"
-        )
+        kept = f"the last good weights (epoch {kept_epoch})" if kept_epoch else "those at the start"
         super().__init__(
             f"{what} is not finite in epoch {epoch}, step {step}, at lr {lr:.3g}: {kept} were "
             "restored; try a smaller lr, a longer warmup or clip_grad"

@@ -61,7 +61,8 @@ class FitResult:
 
     Attributes:
         history: one record an epoch, those before a resume included.
-        best_epoch: the epoch whose weights were kept, counted from 1.
+        best_epoch: the epoch whose weights were kept, counted from 1; 0 where the method ended the
+            run in its first epoch, and the model holds the weights of the start.
         stopped_early: whether `patience` ended the run, or the method did; then the last record's
             `note` says why.
         config: the recipe, as a dict that JSON can say.
@@ -80,5 +81,11 @@ class FitResult:
 
     @property
     def best(self) -> EpochRecord:
-        """The record of the best epoch."""
+        """The record of the best epoch.
+
+        Raises:
+            ValueError: if none was kept.
+        """
+        if self.best_epoch == 0:
+            raise ValueError("no epoch was kept: the model holds the weights of the start")
         return self.history[self.best_epoch - 1]

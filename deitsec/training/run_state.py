@@ -109,11 +109,15 @@ def save_state(
         "total": processes.gather(state.total[None]),
         "elapsed": 0.0 if state.order is None else time.perf_counter() - state.since,
     }
-    if processes.first:
-        buffer = io.BytesIO()
-        torch.save(document, buffer)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_files({path: buffer.getvalue()})
+    # the others wait: one that begins another run must not read the state before
+    processes.from_first(lambda: _write(document, path))
+
+
+def _write(document: Mapping[str, Any], path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(dict(document), buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_files({path: buffer.getvalue()})
 
 
 def load_state(
@@ -138,7 +142,8 @@ def load_state(
     state.generator.set_state(saved["generator"])
     own = {name: processes.share(rows).to(device) for name, rows in saved["method"].items()}
     state.method.restore(own)
-    _set_random_streams(device, [s[processes.rank] for s in saved["random_streams"]])
+    # cloned: a view of another tensor's row is read as if it began with it
+    _set_random_streams(device, [s[processes.rank].clone() for s in saved["random_streams"]])
     state.best = {name: tensor.to(device) for name, tensor in saved["best"].items()}
     state.best_epoch = saved["best_epoch"]
     state.history = [EpochRecord(**record) for record in saved["history"]]

@@ -1,0 +1,159 @@
+"""Whether images made to fool one model fool others."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deitsec.attacks import Attack, HopSkipJumpLinf, Square, format_spec
+from deitsec.defenses.same_size_noise import same_size_noise
+from deitsec.engine import Engine
+from deitsec.engine.access import access_of
+from deitsec.engine.guard import attack_mode
+from deitsec.types import ACCESSES
+
+_TOGETHER = 256
+
+Progress = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferMatrix:
+    """Shares of images that fool a target, by the model that they were made on.
+
+    All shares are of the rows that the target was right about before.
+
+    Attributes:
+        names: of the S models, which are sources and targets.
+        attacks: S specs, what the images were made by on each source.
+        rate: (S, S) share that the target (column) gets wrong, of images made on the source (row);
+            the diagonal is the attack on the source itself. None where a target was never right.
+        noise: the same of noise of the same size (`same_size_noise`).
+        accuracy: (S,) of each target on the clean images.
+        rows: images.
+    """
+
+    names: tuple[str, ...]
+    attacks: tuple[str, ...]
+    rate: tuple[tuple[float | None, ...], ...]
+    noise: tuple[tuple[float | None, ...], ...]
+    accuracy: tuple[float, ...]
+    rows: int
+
+    def document(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+
+def transfer_matrix(
+    models: Mapping[str, nn.Module],
+    images: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    *,
+    seed: int = 0,
+    queries: int = 1000,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> TransferMatrix:
+    """Make images on every model, and ask every model about them.
+
+    An attack spends its whole budget on the highest loss of its source (`stop="never"`): one that
+    stops at the border of the source's class says little of others. On a source that gives no
+    gradients the images are made by Square (scores) or HopSkipJump (decisions) within the same eps.
+
+    Args:
+        models: by name; images (B, C, H, W) in [0, 1] -> (B, K) logits.
+        images: (N, C, H, W) float in [0, 1].
+        labels: (N,) int64.
+        attack: what is run on each source; with an L-infinity radius where a source gives no
+            gradients.
+        seed: of the attacks and the noise.
+        queries: of an image, on a source that gives no gradients.
+        batch_size: of the attacks; None takes what fits.
+        progress: called with (source, rows done, rows in all).
+
+    Raises:
+        ValueError: no model, models of different classes, labels out of range, or an attack that
+            has no form for a source.
+    """
+    _check_classes(models, images, labels)
+    chosen = {
+        name: attack_for(name, model, attack, queries=queries) for name, model in models.items()
+    }
+    clean = {name: predict(model, images) == labels for name, model in models.items()}
+    ids = torch.arange(len(images))
+    rate: list[tuple[float | None, ...]] = []
+    noise: list[tuple[float | None, ...]] = []
+    for name, model in models.items():
+
+        def tell(done: int, total: int, name: str = name) -> None:
+            if progress is not None:
+                progress(name, done, total)
+
+        engine = Engine(model, stop="never", seed=seed, batch_size=batch_size or "auto")
+        adv = engine.run(chosen[name], images, labels, progress=tell).adv
+        shuffled = same_size_noise(images, adv, ids.to(images.device), seed=seed)
+        for found, shown in ((rate, adv), (noise, shuffled)):
+            wrong = {other: predict(target, shown) != labels for other, target in models.items()}
+            found.append(tuple(_share(wrong[other][clean[other]]) for other in models))
+    return TransferMatrix(
+        names=tuple(models),
+        attacks=tuple(format_spec(chosen[name]) for name in models),
+        rate=tuple(rate),
+        noise=tuple(noise),
+        accuracy=tuple(right.double().mean().item() for right in clean.values()),
+        rows=len(images),
+    )
+
+
+def attack_for(name: str, model: nn.Module, attack: Attack, *, queries: int = 1000) -> Attack:
+    """The attack itself, or one within its radius that asks for no more than a model gives.
+
+    Raises:
+        ValueError: the model gives too little, and the attack has no L-infinity radius.
+    """
+    access = access_of(model)
+    if ACCESSES.index(attack.traits.needs) <= ACCESSES.index(access):
+        return attack
+    if attack.radius is None or attack.traits.norm != "linf":
+        raise ValueError(
+            f"{attack.name} needs gradients and {name} gives {access} only; give an attack with an "
+            "L-infinity radius (eps), for which Square or HopSkipJump stand in"
+        )
+    if access == "scores":
+        return Square(eps=attack.radius, n_queries=queries)
+    return HopSkipJumpLinf(eps=attack.radius, max_queries=queries)
+
+
+def predict(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the predicted classes (N,) int64, in eval mode; the model is left as it was found."""
+    place = next((p.device for p in model.parameters()), images.device)
+    with attack_mode(model), torch.no_grad():
+        found = [model(part.to(place)).argmax(1) for part in images.split(_TOGETHER)]
+    return torch.cat(found).to(images.device)
+
+
+def _share(hits: Tensor) -> float | None:
+    return hits.double().mean().item() if len(hits) else None
+
+
+def _check_classes(models: Mapping[str, nn.Module], images: Tensor, labels: Tensor) -> None:
+    if not models or len(images) == 0:
+        raise ValueError(f"models and images must be given, got {len(models)} and {len(images)}")
+    counts: dict[str, int] = {}
+    for name, model in models.items():
+        place = next((p.device for p in model.parameters()), images.device)
+        with attack_mode(model), torch.no_grad():
+            counts[name] = model(images[:1].to(place)).shape[-1]
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ValueError(f"models of a transfer matrix must have the same classes, got {told}")
+    most = min(counts.values())
+    if int(labels.min()) < 0 or int(labels.max()) >= most:
+        raise ValueError(
+            f"labels must be in 0 to {most - 1}, got {int(labels.min())} to {int(labels.max())}"
+        )

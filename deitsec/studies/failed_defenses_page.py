@@ -1,0 +1,95 @@
+"""The page of the study of failed defenses."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from deitsec.report.wording import grey_levels, points
+from deitsec.studies.study import Document, Page
+from deitsec.studies.tables import seconds, share, table
+
+_NOTABLE = 0.10
+"""The least difference of accuracy that is called one."""
+_BROKEN = 0.10
+
+
+def render(document: Document) -> Page:
+    """Make the page of a result."""
+    found, options = document["found"], document["options"]
+    base = found["defenses"][0]
+    head = ("defense", "clean", "plain PGD", "adaptive", "seconds", "verdict")
+    rows = [
+        (
+            entry["name"],
+            share(entry["clean"], 1),
+            share(entry["plain"], 1),
+            share(entry["adaptive"], 1),
+            seconds(entry["seconds"]),
+            verdict(entry, base, notable(found["rows"])),
+        )
+        for entry in found["defenses"]
+    ]
+    attacks = [
+        (entry["name"], entry["plain_attack"], entry["adaptive_attack"])
+        for entry in found["defenses"]
+    ]
+    least = notable(found["rows"])
+    fooled = [
+        entry["name"] for entry in found["defenses"] if entry["plain"] - entry["adaptive"] > least
+    ]
+    parts = [
+        f"{found['model']} on {found['rows']} test images; no value of an image is changed by more "
+        f"than {grey_levels(found['eps'])}. *Plain PGD* ({options['steps']} steps) does not know "
+        "of the defense; *adaptive* counts the images that withstand it, and PGD and APGD with the "
+        f"DLR loss ({options['adaptive_steps']} steps each) by somebody who does. Every success is "
+        "judged by the defended model itself, with random numbers that the attack has not seen. "
+        "The verdict follows from the row's figures and those of the first.",
+        _summary(fooled, least),
+        table(head, rows),
+        "## What each attack follows",
+        table(("defense", "plain", "adaptive"), attacks),
+        "Adversarial training stands last for comparison: what it holds, it holds under attacks "
+        "that know everything of it.",
+    ]
+    return Page(markdown="\n\n".join(parts))
+
+
+def notable(rows: int) -> float:
+    """A difference of accuracies beyond chance: two standard errors at most, and 10 points."""
+    return max(_NOTABLE, 1 / math.sqrt(rows))
+
+
+def verdict(entry: Mapping[str, Any], base: Mapping[str, Any], least: float) -> str:
+    """What a row says, by its figures: clean, plain and adaptive accuracy, in [0, 1].
+
+    Args:
+        entry: the row.
+        base: the row of the undefended network.
+        least: the difference of accuracies that counts (`notable`).
+    """
+    if entry["name"] == base["name"]:
+        return "what the others are held against"
+    gain = entry["adaptive"] - base["adaptive"]
+    hidden = entry["plain"] - entry["adaptive"]
+    price = base["clean"] - entry["clean"]
+    if gain > least:
+        said = f"helps: {points(gain)} more than undefended"
+    elif entry["adaptive"] < _BROKEN:
+        said = "broken"
+    else:
+        said = "no better than undefended"
+    if hidden > least:
+        said += f"; the plain attack overstates it by {points(hidden)}"
+    if price > least:
+        said += f"; costs {points(price)} of clean accuracy"
+    return said
+
+
+def _summary(fooled: list[str], least: float) -> str:
+    if not fooled:
+        return "**No defense looked stronger under the plain attack than it was.**"
+    listed = ", ".join(fooled)
+    return (
+        f"**Under the plain attack {len(fooled)} of them look more than {points(least)} stronger "
+        f"than they are: {listed}.**"
+    )

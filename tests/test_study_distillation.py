@@ -1,0 +1,117 @@
+"""The studies of distillation in their quick forms, and what they compute from their figures."""
+
+import pytest
+import torch
+
+from deitsec.attacks import JSMA
+from deitsec.models import wrap
+from deitsec.studies import page_of, reproduce, study
+from deitsec.studies.defensive_distillation import Cooled, Options, Probabilities
+
+LINEAR = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+
+
+@pytest.fixture(scope="module")
+def defensive(tmp_path_factory):
+    out = tmp_path_factory.mktemp("defensive")
+    options = {
+        "samples": 10,
+        "strong_samples": 10,
+        "gradient_samples": 10,
+        "epochs": 4,
+        "features": 20,
+    }
+    return reproduce("defensive-distillation", quick=True, out=out, options=options), out
+
+
+def test_the_quick_form_measures_what_the_whole_one_does(defensive):
+    found, out = defensive
+    networks = found["found"]["networks"]
+    assert [one["name"] for one in networks] == ["undistilled", "20"]
+    for one in networks:
+        assert set(one) >= {"clean", "gradients", "jsma", "jsma_cooled", "pgd", "apgd_dlr", "cw"}
+        assert sum(one["gradients"]["bins"]) == pytest.approx(1)
+        assert one["jsma"]["rows"] == 90
+        assert one["jsma"]["limit"] == 20
+    assert networks[0]["jsma"] == networks[0]["jsma_cooled"]  # at T = 1 nothing is cooled
+    page = (out / "defensive-distillation.md").read_text()
+    for name in ("success", "robustness", "gradients"):
+        assert (out / "defensive-distillation" / f"{name}.png").stat().st_size < 300_000
+    assert "T = 20" in page
+    assert page_of(found)[0] == page
+
+
+def test_robustness_counts_a_failure_as_the_limit(defensive):
+    jsma = defensive[0]["found"]["networks"][0]["jsma"]
+    reached = jsma["mean_share_reached"] or 0.0
+    success = jsma["success"]
+    limit = jsma["limit"] / (32 * 32)
+    assert jsma["mean_share"] == pytest.approx(success * reached + (1 - success) * limit)
+    assert jsma["robustness"] <= jsma["mean_share"]
+
+
+def test_what_the_attacker_sees():
+    model = wrap(LINEAR, mean=0.0, std=1.0, num_classes=3, in_chans=1)
+    images = torch.rand(5, 1, 4, 4)
+    logits = model(images)
+    torch.testing.assert_close(Probabilities(model)(images), logits.softmax(1))
+    torch.testing.assert_close(Cooled(model, 4.0)(images), logits / 4)
+
+
+def test_saturated_probabilities_stop_jsma_and_cooled_ones_do_not():
+    """The paper's effect, made by hand: logits of a linear network, 1000 times as large."""
+    model = wrap(LINEAR, mean=0.0, std=1.0, num_classes=3, in_chans=1)
+    images = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    labels = model(images).argmax(1)
+    targets = (labels + 1) % 3
+
+    class Hot(torch.nn.Module):
+        def forward(self, x):
+            return 2000 * model(x)
+
+    from deitsec.engine import run
+
+    attack = JSMA(gamma=1.0)
+    plain = run(attack, Probabilities(model), images, labels, targets)
+    hot = run(attack, Probabilities(Hot()), images, labels, targets)
+    cooled = run(attack, Probabilities(Cooled(Hot(), 2000.0)), images, labels, targets)
+    assert plain.success.any()
+    torch.testing.assert_close(cooled.adv, plain.adv)
+    assert hot.success.sum() < plain.success.sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperatures": ()}, "temperatures must name at least one"),
+        ({"temperatures": (0.0,)}, "temperatures must be > 0 and finite, got 0"),
+        ({"temperatures": (5.0, 5.0)}, "temperatures must differ"),
+        ({"features": 0}, "features must be >= 1, got 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Options(**options)
+
+
+def test_a_deit_learns_from_each_teacher(tmp_path):
+    options = {"epochs": 1, "per_class": 1, "strongest": "fgsm"}
+    found = reproduce("deit-distillation", quick=True, out=tmp_path, options=options)
+    names = [one["name"] for one in found["found"]["networks"]]
+    students = ["scratch", "soft", "hard", "soft-robust", "robust", "adversarial"]
+    assert names == ["teacher", "robust-teacher", *students]
+    for one in found["found"]["networks"]:
+        assert one["strongest"] == {**one["fgsm"], "seconds": one["strongest"]["seconds"]}
+    assert page_of(found)[0] == (tmp_path / "deit-distillation.md").read_text()
+
+
+def test_options_of_the_deit_study_are_checked():
+    made = study("deit-distillation").options
+    for options, message in (
+        ({"per_class": 0}, "per_class must be >= 1"),
+        ({"epochs": 0}, "epochs must be >= 1"),
+        ({"alpha": 2.0}, "alpha must be in"),
+        ({"strongest": "pgdd"}, "did you mean 'pgd'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            made(**options)
