@@ -30,6 +30,7 @@ def test_it_detects_what_it_has_seen_and_falls_to_one_who_knows_it(tmp_path):
         ({"weights": (0.0,)}, "weights must be > 0"),
         ({"false_positives": 0.0}, "false_positives must be in"),
         ({"per_class": 0}, "per_class must be at least 1"),
+        ({"epochs": 0}, "epochs must be >= 1"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

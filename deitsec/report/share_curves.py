@@ -22,7 +22,8 @@ def share_curves(
     """Draw falling shares as steps, and measured points beside them.
 
     Args:
-        steps: by label, (x, share) in ascending x: the share holds up to x, included.
+        steps: by label, (x, share) in ascending x, at least one: the share holds up to x, included,
+            and is 0 beyond the last.
         xlabel, ylabel: of the axes.
         marks: by label, single points; a label that is among `steps` takes its colour.
         chance: a share to draw as a dotted line.
@@ -31,7 +32,8 @@ def share_curves(
     axes: Any = figure.add_subplot()
     colours = dict(zip([*steps, *(marks or {})], SERIES * 4, strict=False))
     for label, points in steps.items():
-        xs, shares = [x for x, _ in points], [share for _, share in points]
+        end = points[-1][0]  # beyond which nothing is left
+        xs, shares = [*(x for x, _ in points), end], [*(share for _, share in points), 0.0]
         axes.step(xs, shares, where="pre", color=colours[label], label=label, linewidth=1.4)
     for marker, (label, points) in zip(MARKERS * 4, (marks or {}).items(), strict=False):
         xs, shares = [x for x, _ in points], [share for _, share in points]

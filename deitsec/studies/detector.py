@@ -1,6 +1,6 @@
 """A detector of adversarial images: what it tells apart, and what one who knows it gets past it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,7 @@ class Options:
         default=0.05, metadata={"help": "Share of clean images that may be detected."}
     )
     train_rows: int = field(default=2000, metadata={"help": "Training images to attack."})
+    epochs: int = field(default=12, metadata={"help": "Of the detector's training."})
     per_class: int = field(default=10, metadata={"help": "Test images of each class."})
     model: str = field(default="small_cnn", metadata={"help": "The classifier."})
 
@@ -57,7 +58,16 @@ class Options:
             raise ValueError(f"weights must be > 0 and finite, got {self.weights}")
         if self.per_class < 1:
             raise ValueError(f"per_class must be at least 1, got {self.per_class}")
-        DetectorConfig(false_positives=self.false_positives, rows=self.train_rows)
+        self.config(seed=0)
+
+    def config(self, seed: int) -> DetectorConfig:
+        """How the detector is trained."""
+        return DetectorConfig(
+            fit=replace(DetectorConfig().fit, epochs=self.epochs),
+            rows=self.train_rows,
+            false_positives=self.false_positives,
+            seed=seed,
+        )
 
 
 def measure(run: StudyRun[Options]) -> dict[str, Any]:
@@ -115,14 +125,11 @@ def _train(
     run: StudyRun[Options], classifier: Classifier, seen: tuple[Attack, ...]
 ) -> dict[str, Any]:
     """Train the detector; its file is whole before the part says that it is done."""
-    options = run.options
     trained = train_detector(
         classifier,
         run.data,
         seen,
-        DetectorConfig(
-            rows=options.train_rows, false_positives=options.false_positives, seed=run.seed
-        ),
+        run.options.config(run.seed),
         rows_done=run.shown.rows,
         progress=lambda event: run.shown.training("training the detector", event),
     )
@@ -155,7 +162,8 @@ STUDY = Study(
         "unseen": ("mifgsm",),
         "adaptive": ("pgd:steps=40",),
         "weights": (1.0,),
-        "train_rows": 200,
+        "train_rows": 240,
+        "epochs": 4,
         "per_class": 2,
     },
     measure=measure,

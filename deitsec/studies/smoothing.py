@@ -208,7 +208,7 @@ STUDY = Study(
         "steps": 8,
         "draws": 4,
         "votes": 100,
-        "epochs": 6,
+        "epochs": 4,
     },
     measure=measure,
     render=render,
