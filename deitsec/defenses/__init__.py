@@ -1,23 +1,60 @@
-"""Defended models and what stands beside a model, as users build and as attackers meet them."""
+"""Defended models and what stands beside a model, as users build and as attackers meet them.
 
-from deitsec.defenses.activation_clustering import ActivationClustering
-from deitsec.defenses.poisoning_trial import (
-    effect,
-    poisoning_trial,
-    standard_detectors,
-    without,
-)
-from deitsec.defenses.spectral_signature import spectral_signature
-from deitsec.defenses.suspicion import Suspicion, features_of, judge
+Names are imported when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deitsec.defenses.activation_clustering import ActivationClustering
+    from deitsec.defenses.estimators import ESTIMATORS, fit_estimator
+    from deitsec.defenses.hidden_attack import hidden_attack
+    from deitsec.defenses.poisoning_trial import poisoning_trial, standard_detectors
+    from deitsec.defenses.same_size_noise import same_size_noise
+    from deitsec.defenses.spectral_signature import spectral_signature
+    from deitsec.defenses.substitute import SubstituteAttack, train_substitute
+    from deitsec.defenses.suspicion import Suspicion, features_of
+    from deitsec.defenses.transfer import TransferMatrix, transfer_matrix
 
 __all__ = [
+    "ESTIMATORS",
     "ActivationClustering",
+    "SubstituteAttack",
     "Suspicion",
-    "effect",
+    "TransferMatrix",
     "features_of",
-    "judge",
+    "fit_estimator",
+    "hidden_attack",
     "poisoning_trial",
+    "same_size_noise",
     "spectral_signature",
     "standard_detectors",
-    "without",
+    "train_substitute",
+    "transfer_matrix",
 ]
+
+_HOMES = {
+    "activation_clustering": ("ActivationClustering",),
+    "estimators": ("ESTIMATORS", "fit_estimator"),
+    "hidden_attack": ("hidden_attack",),
+    "poisoning_trial": ("poisoning_trial", "standard_detectors"),
+    "same_size_noise": ("same_size_noise",),
+    "spectral_signature": ("spectral_signature",),
+    "substitute": ("SubstituteAttack", "train_substitute"),
+    "suspicion": ("Suspicion", "features_of"),
+    "transfer": ("TransferMatrix", "transfer_matrix"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public name `name` from its file (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})
