@@ -66,7 +66,7 @@ def substitute(
     from deitsec.attacks import parse_spec
     from deitsec.attacks.spec import parse_number
     from deitsec.data import load_data
-    from deitsec.defenses import SubstituteAttack, hidden_attack
+    from deitsec.defenses import SubstituteAttack, attack_hidden
     from deitsec.models import LabelsOnly
     from deitsec.training.recipes import new_model, recipe
     from deitsec.verification.subject import ModelRequest, obtain
@@ -100,7 +100,7 @@ def substitute(
         own = new_model(substitute, source, seed=seed + 1).to(place)
         subject, origin = obtain(request, source, progress=shown.training)
         oracle = LabelsOnly(subject, num_classes=source.num_classes, budget=budget)
-        found = hidden_attack(
+        found = attack_hidden(
             subject,
             oracle,
             own,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deitsec.defenses.activation_clustering import ActivationClustering
     from deitsec.defenses.estimators import ESTIMATORS, fit_estimator
-    from deitsec.defenses.hidden_attack import hidden_attack
+    from deitsec.defenses.hidden_attack import attack_hidden
     from deitsec.defenses.poisoning_trial import poisoning_trial, standard_detectors
-    from deitsec.defenses.same_size_noise import same_size_noise
-    from deitsec.defenses.spectral_signature import spectral_signature
+    from deitsec.defenses.same_size_noise import noise_of_same_size
+    from deitsec.defenses.spectral_signature import spectral_signatures
     from deitsec.defenses.substitute import SubstituteAttack, train_substitute
     from deitsec.defenses.suspicion import Suspicion, features_of
     from deitsec.defenses.transfer import TransferMatrix, transfer_matrix
@@ -23,12 +23,12 @@ __all__ = [
     "SubstituteAttack",
     "Suspicion",
     "TransferMatrix",
+    "attack_hidden",
     "features_of",
     "fit_estimator",
-    "hidden_attack",
+    "noise_of_same_size",
     "poisoning_trial",
-    "same_size_noise",
-    "spectral_signature",
+    "spectral_signatures",
     "standard_detectors",
     "train_substitute",
     "transfer_matrix",
@@ -37,10 +37,10 @@ __all__ = [
 _HOMES = {
     "activation_clustering": ("ActivationClustering",),
     "estimators": ("ESTIMATORS", "fit_estimator"),
-    "hidden_attack": ("hidden_attack",),
+    "hidden_attack": ("attack_hidden",),
     "poisoning_trial": ("poisoning_trial", "standard_detectors"),
-    "same_size_noise": ("same_size_noise",),
-    "spectral_signature": ("spectral_signature",),
+    "same_size_noise": ("noise_of_same_size",),
+    "spectral_signature": ("spectral_signatures",),
     "substitute": ("SubstituteAttack", "train_substitute"),
     "suspicion": ("Suspicion", "features_of"),
     "transfer": ("TransferMatrix", "transfer_matrix"),

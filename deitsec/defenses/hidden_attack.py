@@ -15,7 +15,7 @@ from deitsec.models import Classifier
 from deitsec.models.black_box import BlackBox
 
 
-def hidden_attack(
+def attack_hidden(
     model: torch.nn.Module,
     oracle: BlackBox,
     substitute: Classifier,

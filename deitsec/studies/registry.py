@@ -18,6 +18,10 @@ STUDIES: dict[str, str] = {
         "certified accuracy by radius, and under attacks that know of the noise (Cohen et al. "
         "2019); about 2 hours"
     ),
+    "hidden-model": (
+        "the substitute attack by queries, and transfer between kinds of models (Papernot et al. "
+        "2017); about 15 minutes"
+    ),
     "poisoning": (
         "flipped labels and backdoors by rate, and who finds them (Gu 2017, Tran 2018, Chen 2018); "
         "about half an hour"
