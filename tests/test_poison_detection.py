@@ -18,7 +18,7 @@ from deitsec.defenses.poisoning_trial import (
     standard_detectors,
     without,
 )
-from deitsec.defenses.spectral_signature import outlier_scores, spectral_signature
+from deitsec.defenses.spectral_signature import outlier_scores, spectral_signatures
 from deitsec.defenses.suspicion import Suspicion, features_of, judge
 from deitsec.models import ScoresOnly, build_own, load_model, wrap
 from deitsec.models.penultimate import penultimate
@@ -43,7 +43,7 @@ def test_spectral_signatures_flag_one_and_a_half_times_the_expected_rows_of_each
     poisoned = torch.zeros(300, dtype=torch.bool)
     poisoned[(labels == 1).nonzero()[:10, 0]] = True
     features[poisoned] += 6.0
-    found = spectral_signature(features, labels, expected=0.1)
+    found = spectral_signatures(features, labels, expected=0.1)
     assert [int(found.flagged[labels == label].sum()) for label in range(3)] == [15, 15, 15]
     assert [piece["flagged"] for piece in found.classes] == [15, 15, 15]
     # the mean moves by a tenth, the outliers stay farthest along the direction that they make
@@ -52,7 +52,7 @@ def test_spectral_signatures_flag_one_and_a_half_times_the_expected_rows_of_each
     assert poisoned[labels == 1][top].all()
     told = judge(found, poisoned)
     assert (told["precision"], told["recall"]) == (10 / 45, 1.0)
-    all_of_them = spectral_signature(features, labels, expected=1.0)
+    all_of_them = spectral_signatures(features, labels, expected=1.0)
     assert all_of_them.flagged.all()
 
 
@@ -228,13 +228,18 @@ def test_what_is_flagged_is_left_out():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: spectral_signature(torch.rand(4, 2), torch.zeros(4), expected=0), "(0, 1], got 0"),
         (
-            lambda: spectral_signature(torch.rand(4, 2), torch.zeros(3), expected=0.1),
+            lambda: spectral_signatures(torch.rand(4, 2), torch.zeros(4), expected=0),
+            "(0, 1], got 0",
+        ),
+        (
+            lambda: spectral_signatures(torch.rand(4, 2), torch.zeros(3), expected=0.1),
             "got (4, 2) and (3,)",
         ),
         (
-            lambda: spectral_signature(torch.full((4, 2), torch.nan), torch.zeros(4), expected=0.1),
+            lambda: spectral_signatures(
+                torch.full((4, 2), torch.nan), torch.zeros(4), expected=0.1
+            ),
             "features must be finite",
         ),
         (

@@ -11,7 +11,7 @@ from training_for_tests import digits
 from deitsec.attacks import CW, FGSM, PGD, PGDL2, HopSkipJumpLinf, Square
 from deitsec.data import Subset, to_float
 from deitsec.defenses.estimators import ESTIMATORS, fit_estimator
-from deitsec.defenses.same_size_noise import same_size_noise
+from deitsec.defenses.same_size_noise import noise_of_same_size
 from deitsec.defenses.transfer import attack_for, predict, transfer_matrix
 from deitsec.models import LabelsOnly, ScoresOnly
 from deitsec.ops import row_norms
@@ -71,7 +71,7 @@ def test_noise_has_every_norm_of_the_perturbation_and_belongs_to_the_sample():
     adv = clean + (adv - clean).clamp(-0.5, 0.5)
     adv[0] = clean[0]
     ids = torch.arange(8)
-    noisy = same_size_noise(clean, adv, ids, seed=3)
+    noisy = noise_of_same_size(clean, adv, ids, seed=3)
     assert torch.equal(noisy[0], clean[0])
     assert float(noisy.min()) >= 0
     assert float(noisy.max()) <= 1
@@ -82,8 +82,8 @@ def test_noise_has_every_norm_of_the_perturbation_and_belongs_to_the_sample():
     changes = (noisy - clean)[:, :, 4:]
     assert 0.4 < (changes[changes != 0] > 0).double().mean() < 0.6
     order = torch.tensor([5, 2, 7])
-    assert torch.equal(same_size_noise(clean[order], adv[order], order, seed=3), noisy[order])
-    assert not torch.equal(same_size_noise(clean, adv, ids, seed=4), noisy)
+    assert torch.equal(noise_of_same_size(clean[order], adv[order], order, seed=3), noisy[order])
+    assert not torch.equal(noise_of_same_size(clean, adv, ids, seed=4), noisy)
 
 
 def test_a_source_that_gives_less_is_attacked_by_what_it_gives():

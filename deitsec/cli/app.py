@@ -18,7 +18,9 @@ from deitsec.cli.doctor import doctor
 from deitsec.cli.list import list_app
 from deitsec.cli.poison import poison
 from deitsec.cli.reproduce import reproduce_app
+from deitsec.cli.substitute import substitute
 from deitsec.cli.train import train
+from deitsec.cli.transfer import transfer
 from deitsec.cli.verify import verify
 
 BAD_INPUT = 2
@@ -37,6 +39,8 @@ app.command()(train)
 app.command()(distill)
 app.command()(certify)
 app.command()(detect)
+app.command()(substitute)
+app.command()(transfer)
 app.command()(poison)
 app.command()(bench)
 app.command()(doctor)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deitsec.data import DataSource, Poisoned, Subset, with_trigger
 from deitsec.defenses.activation_clustering import ActivationClustering
-from deitsec.defenses.spectral_signature import spectral_signature
+from deitsec.defenses.spectral_signature import spectral_signatures
 from deitsec.defenses.suspicion import Suspicion, features_of, judge
 from deitsec.models import Classifier
 from deitsec.training.evaluate import predict
@@ -78,7 +78,7 @@ def standard_detectors(
     """
     share = poisoned.largest_share if expected is None else expected
     return {
-        "spectral signature": lambda features, labels: spectral_signature(
+        "spectral signature": lambda features, labels: spectral_signatures(
             features, labels, expected=share
         ),
         "activation clustering (ica)": ActivationClustering(seed=seed),

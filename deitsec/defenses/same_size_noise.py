@@ -8,7 +8,7 @@ from deitsec import ops
 _PLACES, _SIGNS = 2, 3  # streams of the draws: 0 and 1 are those of attacks
 
 
-def same_size_noise(clean: Tensor, adv: Tensor, sample_ids: Tensor, *, seed: int = 0) -> Tensor:
+def noise_of_same_size(clean: Tensor, adv: Tensor, sample_ids: Tensor, *, seed: int = 0) -> Tensor:
     """Shuffle the perturbation of each image over its values, with random signs.
 
     Every norm stays what it was: a value that would leave [0, 1] is moved the other way, which

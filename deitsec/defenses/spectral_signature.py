@@ -11,7 +11,7 @@ from deitsec.defenses.suspicion import Suspicion, check_features
 _SLACK = 1.5
 
 
-def spectral_signature(features: Tensor, labels: Tensor, *, expected: float) -> Suspicion:
+def spectral_signatures(features: Tensor, labels: Tensor, *, expected: float) -> Suspicion:
     """Score rows by spectral signatures (Tran et al., arXiv:1811.00636, algorithm 1).
 
     In each class, with M the features less their mean and v its top right singular vector, a row

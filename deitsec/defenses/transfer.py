@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deitsec.attacks import Attack, HopSkipJumpLinf, Square, format_spec
-from deitsec.defenses.same_size_noise import same_size_noise
+from deitsec.defenses.same_size_noise import noise_of_same_size
 from deitsec.engine import Engine
 from deitsec.engine.access import access_of
 from deitsec.engine.guard import attack_mode
@@ -31,7 +31,7 @@ class TransferMatrix:
         attacks: S specs, what the images were made by on each source.
         rate: (S, S) share that the target (column) gets wrong, of images made on the source (row);
             the diagonal is the attack on the source itself. None where a target was never right.
-        noise: the same of noise of the same size (`same_size_noise`).
+        noise: the same of noise of the same size (`noise_of_same_size`).
         accuracy: (S,) of each target on the clean images.
         rows: images.
     """
@@ -96,7 +96,7 @@ def transfer_matrix(
 
         engine = Engine(model, stop="never", seed=seed, batch_size=batch_size or "auto")
         adv = engine.run(chosen[name], images, labels, progress=tell).adv
-        shuffled = same_size_noise(images, adv, ids.to(images.device), seed=seed)
+        shuffled = noise_of_same_size(images, adv, ids.to(images.device), seed=seed)
         for found, shown in ((rate, adv), (noise, shuffled)):
             wrong = {other: predict(target, shown) != labels for other, target in models.items()}
             found.append(tuple(_share(wrong[other][clean[other]]) for other in models))

@@ -26,6 +26,10 @@ STUDIES: dict[str, str] = {
         "noise, dropout, ensembles, codes, clean-up: attacked plainly, then knowingly (Athalye et "
         "al. 2018); minutes"
     ),
+    "hidden-model": (
+        "the substitute attack by queries, and transfer between kinds of models (Papernot et al. "
+        "2017); about 15 minutes"
+    ),
     "poisoning": (
         "flipped labels and backdoors by rate, and who finds them (Gu 2017, Tran 2018, Chen 2018); "
         "about half an hour"
