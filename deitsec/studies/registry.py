@@ -15,6 +15,10 @@ STUDIES: dict[str, str] = {
         "certified accuracy by radius, and under attacks that know of the noise (Cohen et al. "
         "2019); about 2 hours"
     ),
+    "adversarial-training": (
+        "five methods under attacks from FGSM to reliable, their cost and learning curves; about "
+        "half an hour"
+    ),
     "poisoning": (
         "flipped labels and backdoors by rate, and who finds them (Gu 2017, Tran 2018, Chen 2018); "
         "about half an hour"
