@@ -17,6 +17,7 @@ GROUPS = {
     "compaction": ["test_bench_compaction.py"],
     "precision": ["test_bench_precision.py"],
     "strong": ["test_bench_strong.py"],
+    "training": ["test_bench_training.py"],
 }
 LEAST_ROUNDS = 5
 

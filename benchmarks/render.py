@@ -4,7 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import render_attacks, render_precision, render_strong, verification
+from benchmarks import (
+    render_attacks,
+    render_precision,
+    render_strong,
+    render_training,
+    verification,
+)
 from benchmarks.tables import seconds, table
 
 ROOT = Path(__file__).parents[1]
@@ -146,6 +152,7 @@ def page(results: Path, images: Path) -> str:
     parts.append(render_attacks.compaction(load(results, "compaction"), images))
     parts.append(render_precision.precision(load(results, "precision")))
     parts.append(render_strong.strong(load(results, "strong")))
+    parts.append(render_training.training(load(results, "training")))
     return "\n".join(parts)
 
 

@@ -104,7 +104,14 @@ def test_quick_benchmarks_run_and_their_rows_are_rendered(tmp_path, capfd):
     quick = ["--quick", "--out", str(out), "--benchmarks", str(ROOT / "benchmarks")]
     assert main(["bench", "all", *quick]) == 0, capfd.readouterr().out
     results = {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
-    assert set(results) == {"ops", "attacks", "compaction", "precision", "strong"}
+    assert set(results) == {
+        "ops",
+        "attacks",
+        "compaction",
+        "precision",
+        "strong",
+        "training",
+    }
     assert render.load(tmp_path / "results", "attacks") == []  # quick figures are no results
     for group, result in results.items():
         (out / f"{group}.json").write_text(json.dumps({**result, "quick": False}))
@@ -117,6 +124,7 @@ def test_quick_benchmarks_run_and_their_rows_are_rendered(tmp_path, capfd):
         "| bf16 |",
         "`saliency_pair`",
         "| `reliable`, ",
+        "### Adversarial training, ",
     ):
         assert words in text
     for picture in ("attacks", "compaction"):

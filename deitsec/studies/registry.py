@@ -30,6 +30,10 @@ STUDIES: dict[str, str] = {
         "the substitute attack by queries, and transfer between kinds of models (Papernot et al. "
         "2017); about 15 minutes"
     ),
+    "adversarial-training": (
+        "five methods under attacks from FGSM to reliable, their cost and learning curves; about "
+        "half an hour"
+    ),
     "poisoning": (
         "flipped labels and backdoors by rate, and who finds them (Gu 2017, Tran 2018, Chen 2018); "
         "about half an hour"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from deitsec import ops
 from deitsec.attacks.draws import normal
 from deitsec.attacks.starts import l2_start
+from deitsec.training.folding import folded
 from deitsec.training.modes import frozen
 from deitsec.types import Goal, Problem
 
@@ -28,7 +29,8 @@ class InnerAttack:
     The model answers in eval mode: an image is attacked as the deployed network would see it,
     whatever stands beside it in the batch, and the attack leaves no trace in the running statistics
     of batch norms. Its weights are frozen, so a step costs a forward pass and the gradient of the
-    images, no gradient of a weight; nothing is read back from the device.
+    images, no gradient of a weight, and batch norms are folded into the convolutions before them.
+    Nothing is read back from the device.
 
     Attributes:
         norm: of the ball.
@@ -73,7 +75,7 @@ class InnerAttack:
         clean = images.contiguous()  # the fused ops take no other layout
         x = self._start(clean, labels, rows, update)
         take_step = _STEPS[self.norm]
-        with frozen(model), torch.enable_grad():
+        with frozen(model), folded(model), torch.enable_grad():
             answers = model(clean).detach().float() if self.loss == "kl" else None
             for _ in range(self.steps):
                 leaf = x.requires_grad_()

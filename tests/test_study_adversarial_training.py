@@ -1,0 +1,71 @@
+"""The study of adversarial training, in its quick form; and its learning curves."""
+
+import pytest
+
+from deitsec.report.learning_curves import draw_learning_curves, learning_curves
+from deitsec.studies import page_of, reproduce
+from deitsec.studies.adversarial_training import Options
+
+
+@pytest.mark.slow
+def test_the_quick_form_measures_each_method_by_every_attack(tmp_path):
+    document = reproduce("adversarial-training", quick=True, out=tmp_path)
+    methods = document["found"]["methods"]
+    assert [entry["method"] for entry in methods] == ["undefended", "pgd", "fast"]
+    for entry in methods:
+        assert entry["strong"] <= entry["pgd"] <= entry["clean"]
+        assert entry["strong"] <= entry["fgsm"] <= entry["clean"]
+        history = entry["training"]["history"]
+        assert len(history) == 1
+        assert bool(history[0]["measured"]) == (entry["method"] != "undefended")
+    markdown, figures = page_of(document)
+    assert "fast, epoch 1" in markdown
+    assert list(figures) == ["learning-curves"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": ("pgd", "fgsm")}, r"methods must be of mixture, .*, got \['fgsm'\]"),
+        ({"methods": ()}, "got none"),
+        ({"eps": -0.1}, r"eps must be in \[0, 1\]"),
+        ({"strong": "pgd"}, "strong must be reliable or autoattack"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"per_class": 0}, "per_class must be at least 1"),
+        ({"curve_rows": 0}, "curve_rows must be at least 1"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Options(**options)
+
+
+def history(*points):
+    names = ("train_accuracy", "test_accuracy", "train_robust_accuracy", "test_robust_accuracy")
+    return [
+        {"epoch": epoch, "note": None, "measured": dict(zip(names, values, strict=True))}
+        for epoch, values in points
+    ]
+
+
+def test_learning_curves_draw_what_was_measured():
+    runs = history((2, (0.9, 0.8, 0.5, 0.4)), (4, (1.0, 0.9, 0.7, 0.6)))
+    runs.insert(0, {"epoch": 1, "note": None, "measured": {}})
+    figure = learning_curves(runs, runs, titles=("one", "two"))
+    axis = figure.axes[0]
+    assert axis.get_title() == "one"
+    drawn = {
+        line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines
+    }
+    assert drawn["training, clean"] == ([2, 4], [0.9, 1.0])
+    assert drawn["test, clean"] == ([2, 4], [0.8, 0.9])
+    assert drawn["training, attacked"] == ([2, 4], [0.5, 0.7])
+    assert drawn["test, attacked"] == ([2, 4], [0.4, 0.6])
+    assert draw_learning_curves(runs).startswith(b"\x89PNG")
+
+
+def test_learning_curves_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="no learning curve was measured"):
+        learning_curves([{"epoch": 1, "note": None, "measured": {}}])
+    with pytest.raises(ValueError, match="titles must be 1"):
+        learning_curves(history((1, (1, 1, 1, 1))), titles=("a", "b"))
