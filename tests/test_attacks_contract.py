@@ -152,7 +152,7 @@ def test_no_row_falls_that_cannot_and_every_row_does_that_is_well_within_reach(n
     worst = _worst(model, weight, images, labels, 0.1)
     assert not result.success[worst > 0].any()
     assert result.success.any()
-    if name != "square":  # of few queries
+    if name not in ("square", "random_search"):  # of few queries; of no direction
         easy = _worst(model, weight, images, labels, 0.1 * _REACH.get(name, 0.98)) < 0
         assert easy.any()
         assert result.success[easy].all()

@@ -37,6 +37,7 @@ from deitsec.attacks.pgd import PGD
 from deitsec.attacks.pgd_heads import PGDHeads
 from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
+from deitsec.attacks.random_search import RandomSearch
 from deitsec.attacks.registry import create_attack, list_attacks
 from deitsec.attacks.reliable import Reliable, ReliableL1, ReliableL2
 from deitsec.attacks.rfgsm import RFGSM
@@ -104,6 +105,7 @@ __all__ = [
     "PGDHeads",
     "Patch",
     "PatchFool",
+    "RandomSearch",
     "Reliable",
     "ReliableL1",
     "ReliableL2",

@@ -41,6 +41,7 @@ from deitsec.attacks.pgd import PGD
 from deitsec.attacks.pgd_heads import PGDHeads
 from deitsec.attacks.pgd_l1 import PGDL1
 from deitsec.attacks.pgd_l2 import PGDL2
+from deitsec.attacks.random_search import RandomSearch
 from deitsec.attacks.reliable import Reliable, ReliableL1, ReliableL2
 from deitsec.attacks.rfgsm import RFGSM
 from deitsec.attacks.sinifgsm import SINIFGSM
@@ -100,6 +101,7 @@ ATTACKS: dict[str, type[Attack]] = {
         PGDL1,
         PGDL2,
         RFGSM,
+        RandomSearch,
         Reliable,
         ReliableL1,
         ReliableL2,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deitsec.report.chance import at_chance, chance_accuracy
+from deitsec.report.masking import masking_checks
 from deitsec.report.wording import (
     attack_label,
     count,
@@ -31,17 +32,22 @@ Piece = Mapping[str, Any]
 
 
 def sanity_checks(
-    *, clean: Piece, attacks: Sequence[Piece], sweeps: Sequence[Piece] = ()
+    *,
+    clean: Piece,
+    attacks: Sequence[Piece],
+    sweeps: Sequence[Piece] = (),
+    probes: Piece | None = None,
 ) -> list[Check]:
     """Check a report's figures for signs that they overstate the robustness.
 
     A check that the run has no figures for is left out: it needs a one-step attack and an
-    iterative one of at least its eps, or a sweep.
+    iterative one of at least its eps, a sweep, or probes.
 
     Args:
         clean: the `clean` part of the report.
         attacks: its `attacks`.
         sweeps: its `sweeps`.
+        probes: its `probes`.
 
     Returns:
         `{"name", "status", "evidence"}` a check; status is `pass`, `warn` or `fail`.
@@ -54,6 +60,7 @@ def sanity_checks(
         _finite_gradients(attacks),
         _gradients_drive(attacks),
         _survives_rounding(attacks),
+        *masking_checks(probes),
     ]
     return [check for check in checks if check is not None]
 

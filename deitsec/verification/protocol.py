@@ -24,6 +24,7 @@ from deitsec.verification.command import attack_command
 from deitsec.verification.gallery import Gallery
 from deitsec.verification.looks import with_looks
 from deitsec.verification.measure import Outcome, Predictions, measure, predict
+from deitsec.verification.probes import probe
 from deitsec.verification.suite import Suite, default_suite
 
 Progress = Callable[[str, int, int], None]
@@ -214,6 +215,7 @@ def _document(
     ]
     engine = pieces.engine_piece(run.engine)  # before the sweeps, whose batches are smaller
     sweeps = _sweeps(run, suite, clean)
+    probes = probe(run.engine, data, _few_rows(run), found, run.ticker)
     clean_part = pieces.clean_piece(clean, num_classes)
     worst = pieces.worst_predictions(run.rows, found, clean)
     return {
@@ -232,15 +234,21 @@ def _document(
         "per_class": per_class_vulnerability(
             clean.labels, clean.predicted, worst, data.class_names
         ),
-        "checks": sanity_checks(clean=clean_part, attacks=measured, sweeps=sweeps),
+        "probes": probes,
+        "checks": sanity_checks(clean=clean_part, attacks=measured, sweeps=sweeps, probes=probes),
     }
+
+
+def _few_rows(run: _Run) -> Tensor:
+    """The first rows of each class, for what is measured beside the attacks."""
+    return choose_rows(run.data, min(_SWEEP_PER_CLASS, len(run.rows) // run.data.num_classes))
 
 
 def _sweeps(run: _Run, suite: Suite, clean: Predictions) -> list[Piece]:
     """Robust accuracy over eps, on the first rows of each class."""
     if not suite.sweep_eps:
         return []
-    rows = choose_rows(run.data, min(_SWEEP_PER_CLASS, len(run.rows) // run.data.num_classes))
+    rows = _few_rows(run)
     inside = torch.isin(run.rows, rows)
     start = Predictions(
         labels=clean.labels[inside],
