@@ -22,7 +22,7 @@ def check_way(
         "hot": ("--temperature", temperature is not None),
         "virtual": ("--virtual", virtual),
     }
-    ways = [way for way, (_, given) in asked.items() if given]
+    ways: list[Way] = [way for way, (_, given) in asked.items() if given]
     if len(ways) > 1:
         names = " and ".join(asked[way][0] for way in ways)
         raise ValueError(f"{names} are different trainings: give one of them")
