@@ -8,11 +8,11 @@ from benchmarks.training_sides import CLEAN, OURS, PLAIN, TUNED
 
 TRAINING = """## Adversarial training
 
-One step of training against PGD-7, the update of the weights included, beside the same step in plain
-PyTorch and a step on clean images; `python -m benchmarks training`. *eager tuned* freezes the weights
-while it attacks and works in place; *eager as written* calls `backward()` through all of them. *of
-passes* is ours over the clean step, divided by (2K + 3) / 3: what K gradients of images cost where
-each pass costs the same.
+One step of training against PGD-7, the update of the weights included, beside the same step in
+plain PyTorch and a step on clean images; `python -m benchmarks training`. *eager tuned* freezes the
+weights while it attacks and works in place; *eager as written* calls `backward()` through all of
+them. *of passes* is ours over the clean step, divided by (2K + 3) / 3: what K gradients of images
+cost where each pass costs the same.
 """
 
 

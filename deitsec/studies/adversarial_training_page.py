@@ -24,8 +24,8 @@ def render(document: Document) -> Page:
         f"{found['model']} trained by each method, and attacked within "
         f"{found['eps'] * 255:.4g}/255 (L-infinity) on {found['rows']} test images. *PGD* takes "
         f"{options['steps']} steps; *{found['strong']}* is the strongest attack tried, and the "
-        "figure to believe: what it leaves is an upper bound of the truth. Seconds an epoch are those of the whole epoch on "
-        "this machine, the judging of it included.",
+        "figure to believe: what it leaves is an upper bound of the truth. Seconds an epoch are "
+        "those of the whole epoch on this machine, the judging of it included.",
         _table(found),
         _verdict(found),
         "## Catastrophic overfitting",
