@@ -38,11 +38,13 @@ def parse_spec(spec: str, **defaults: Any) -> Attack:
 
 
 def format_spec(attack: Attack) -> str:
-    """Write an attack as the spec that makes it again: eps, and all that is no default."""
+    """Write an attack as the spec that makes it again: eps if it has one, and what is no default."""
+    values = {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack)}
     changed = [
-        f"{field.name}={_text(getattr(attack, field.name))}"
+        f"{field.name}={_text(values[field.name])}"
         for field in dataclasses.fields(attack)
-        if field.name == "eps" or getattr(attack, field.name) != field.default
+        if values[field.name] != field.default
+        or (field.name == "eps" and values["eps"] is not None)
     ]
     return attack.name + (":" + ",".join(changed) if changed else "")
 

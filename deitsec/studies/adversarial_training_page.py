@@ -7,15 +7,8 @@ from deitsec.report.learning_curves import learning_curves
 from deitsec.studies.study import Document, Page
 from deitsec.studies.tables import share, table
 
+
 # CIFAR-10, L-infinity 8/255, wide or pre-activation ResNets; accuracy clean and under PGD
-_PUBLISHED = (
-    ("PGD-7, WRN-32-10 (as in Shafahi et al., table 1)", "87.25%", "45.84%", "PGD-20"),
-    ("TRADES, beta 6, WRN-34-10 (Zhang et al., table 5)", "84.92%", "56.61%", "PGD-20"),
-    ("free, m 8, WRN-32-10 (Shafahi et al., table 1)", "85.96%", "46.33%", "PGD-20"),
-    ("fast, PreAct ResNet-18 (Wong et al., table 5)", "83.81%", "46.06%", "PGD-50, 10 restarts"),
-)
-
-
 def render(document: Document) -> Page:
     """Make the page of a result."""
     found, options = document["found"], document["options"]
@@ -41,11 +34,6 @@ def render(document: Document) -> Page:
             "Accuracy on some training and test images, clean and under PGD; they pick nothing.",
             "![learning curves](figure:learning-curves)",
         ]
-    parts += [
-        "## Published",
-        "CIFAR-10 at 8/255: other networks and data, beside which ours can be read, not compared.",
-        table(("", "clean", "attacked", "attack"), [list(row) for row in _PUBLISHED]),
-    ]
     figures = {}
     if curved:
         figures["learning-curves"] = learning_curves(

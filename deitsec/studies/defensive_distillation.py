@@ -15,7 +15,7 @@ from deitsec.data import balanced_rows, to_float
 from deitsec.engine import Engine
 from deitsec.metrics.gradient_amplitude import AMPLITUDE_EDGES, log10_gradient_amplitude
 from deitsec.models import Classifier
-from deitsec.studies.defensive_distillation_page import render
+from deitsec.studies.defensive_distillation_page import BASELINE, render
 from deitsec.studies.study import Study, StudyRun
 from deitsec.training import FitConfig, new_model, predict, recipe
 from deitsec.training.defensive import (
@@ -26,8 +26,6 @@ from deitsec.training.defensive import (
 from deitsec.verification.suite import suite_eps
 
 Piece = dict[str, Any]
-
-BASELINE = "undistilled"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

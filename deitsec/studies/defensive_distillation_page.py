@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deitsec.report.figure import ATTACKED, CLEAN, FAINT, SERIES, new_figure
+from deitsec.report.figure import ATTACKED, CLEAN, FAINT, new_figure
 from deitsec.studies.study import Document, Page
 from deitsec.studies.tables import share, table
 
@@ -22,6 +22,7 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
         "robustness": (0.0039, 0.0257),
     },
 }
+BASELINE = "undistilled"  # name of the network that was not distilled
 _MOST_VARIATION = 0.0137
 _CHANGES = ("epochs", "batch_size", "optimizer", "lr", "schedule", "precision")
 
@@ -137,6 +138,9 @@ def _strong_words(found: Found) -> str:
     hardest = min(distilled, key=lambda one: one["jsma"]["success"])
     by_cw = [one["cw"]["success"] or 0.0 for one in distilled]
     strongest, weakest = max(by_cw), min(by_cw)
+    reached = share(weakest, 1)
+    if strongest > weakest:
+        reached += f" to {share(strongest, 1)}"
     apgd = max(one["apgd_dlr"]["accuracy"] for one in distilled)
     base = found["networks"][0]
     ratio = (
@@ -148,7 +152,7 @@ def _strong_words(found: Found) -> str:
         f"At T = {hardest['temperature']:g} JSMA on probabilities reaches "
         f"{share(hardest['jsma']['success'])} of its targets, and on softmax(z / T) "
         f"{share(hardest['jsma_cooled']['success'])}. C&W finds an adversarial image for "
-        f"{share(weakest, 1)} to {share(strongest, 1)} of the images of every distilled network, "
+        f"{reached} of the images of every distilled network, "
         f"and under APGD with the DLR loss at eps {found['eps']:.3g} at most {share(apgd, 1)} are "
         "still classified right."
     )
@@ -233,7 +237,7 @@ def _published_table(found: Found) -> str:
 
 
 def _label(one: Found) -> str:
-    return one["name"] if one["name"] == "undistilled" else f"T = {one['temperature']:g}"
+    return one["name"] if one["name"] == BASELINE else f"T = {one['temperature']:g}"
 
 
 def _points(value: float) -> str:
@@ -259,7 +263,7 @@ def _distilled(found: Found) -> tuple[list[float], list[Found]]:
 
 def _success(found: Found) -> Any:
     temperatures, ones = _distilled(found)
-    figure = new_figure(2.8)
+    figure = new_figure(3.2)
     axes = figure.subplots()
     for key, colour, label in (
         ("jsma", ATTACKED, "JSMA on probabilities (the paper's)"),
@@ -282,7 +286,7 @@ def _success(found: Found) -> Any:
         )
     axes.set(xscale="log", xlabel="temperature", ylabel="success in %", ylim=(-3, 104))
     _ticks(axes, temperatures)
-    axes.legend(loc="center left", fontsize=7)
+    figure.legend(loc="outside upper center", ncol=2, fontsize=6.5)
     return figure
 
 
@@ -306,14 +310,19 @@ def _robustness(found: Found) -> Any:
 
 
 def _gradients(found: Found) -> Any:
-    names = [_label(one).replace("T = ", "") for one in found["networks"]]
+    names = [
+        _label(one).removeprefix("T = ").replace(BASELINE, "none") for one in found["networks"]
+    ]
     figure = new_figure(3.2)
     axes = figure.subplots()
     below = [0.0] * len(names)
-    colours = (*SERIES, FAINT, "#8c510a", "#01665e")
-    for index, label in enumerate(_ranges(found["edges"])):
+    import matplotlib
+
+    ranges = _ranges(found["edges"])
+    colours = matplotlib.colormaps["viridis_r"].resampled(len(ranges))  # dark is small
+    for index, label in enumerate(ranges):
         values = [100 * one["gradients"]["bins"][index] for one in found["networks"]]
-        axes.bar(names, values, bottom=below, color=colours[index % len(colours)], label=label)
+        axes.bar(names, values, bottom=below, color=colours(len(ranges) - 1 - index), label=label)
         below = [low + value for low, value in zip(below, values, strict=True)]
     axes.set(xlabel="temperature", ylabel="images in %")
     axes.tick_params(axis="x", labelrotation=30)

@@ -7,7 +7,7 @@ from deitsec.studies.study import Document, Page
 from deitsec.studies.tables import share, table
 
 # The authors' own analysis of ResNet-110 on CIFAR-10, beside their code (locuslab/smoothing,
-# analysis/markdown/vary_noise_cifar10): 500 test images, n = 100,000, alpha = 0.001.
+# analysis/markdown/vary_noise_cifar10).
 _PUBLISHED_RADII = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 _PUBLISHED = {
     0.12: (0.59, 0.00, 0.00, 0.00, 0.00, 0.00),
