@@ -308,7 +308,7 @@ def test_every_method_has_a_recipe(method, where, pretrained):
 
 def test_a_recipe_of_no_method_names_the_nearest():
     with pytest.raises(ValueError, match="nearest name is 'free'"):
-        adversarial_recipe("digits", "small_cnn", method="freee", eps=0.1)
+        adversarial_recipe("digits", "small_cnn", method="frei", eps=0.1)
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def parse_spec(spec: str, **defaults: Any) -> Attack:
 
 
 def format_spec(attack: Attack) -> str:
-    """Write an attack as the spec that makes it again: eps if it has one, and what is no default."""
+    """Write an attack as the spec that makes it again: eps if it has one, and all that is set."""
     values = {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack)}
     changed = [
         f"{field.name}={_text(values[field.name])}"
