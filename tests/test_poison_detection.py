@@ -14,7 +14,7 @@ from deitsec.data import Patch, flip_labels, plant_backdoor
 from deitsec.defenses.activation_clustering import ActivationClustering
 from deitsec.defenses.poisoning_trial import (
     effect,
-    poisoning_trial,
+    measure_poisoning,
     standard_detectors,
     without,
 )
@@ -178,7 +178,7 @@ def backdoored():
         fit(model, source, QUICK)
         return model
 
-    return poisoning_trial(data, poisoned, train, detectors=standard_detectors(poisoned))
+    return measure_poisoning(data, poisoned, train, detectors=standard_detectors(poisoned))
 
 
 def test_a_backdoor_opens_to_its_trigger_alone_and_its_rows_are_found(backdoored):

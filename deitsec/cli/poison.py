@@ -72,7 +72,7 @@ def poison(
     Writes poison.json (the poisoned rows in it), poisoned.safetensors and poisoned.png.
     """
     from deitsec.data import load_data
-    from deitsec.defenses import poisoning_trial, standard_detectors
+    from deitsec.defenses import measure_poisoning, standard_detectors
     from deitsec.models import Classifier
     from deitsec.training import fit
     from deitsec.training.recipes import new_model, recipe
@@ -95,7 +95,7 @@ def poison(
             return fresh
 
         detectors = standard_detectors(poisoned, expected=expected, seed=seed)
-        found = poisoning_trial(clean, poisoned, train, detectors=detectors, retrain=retrain)
+        found = measure_poisoning(clean, poisoned, train, detectors=detectors, retrain=retrain)
     document = {
         "model": model,
         "data": {"uri": clean.uri, "sha256": clean.sha256},

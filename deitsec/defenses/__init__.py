@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     from deitsec.defenses.activation_clustering import ActivationClustering
     from deitsec.defenses.estimators import ESTIMATORS, fit_estimator
     from deitsec.defenses.hidden_attack import attack_hidden
-    from deitsec.defenses.poisoning_trial import poisoning_trial, standard_detectors
+    from deitsec.defenses.poisoning_trial import measure_poisoning, standard_detectors
     from deitsec.defenses.same_size_noise import noise_of_same_size
     from deitsec.defenses.spectral_signature import spectral_signatures
     from deitsec.defenses.substitute import SubstituteAttack, train_substitute
@@ -102,8 +102,8 @@ __all__ = [
     "attack_hidden",
     "features_of",
     "fit_estimator",
+    "measure_poisoning",
     "noise_of_same_size",
-    "poisoning_trial",
     "spectral_signatures",
     "standard_detectors",
     "train_substitute",
@@ -114,7 +114,7 @@ _HOMES = {
     "activation_clustering": ("ActivationClustering",),
     "estimators": ("ESTIMATORS", "fit_estimator"),
     "hidden_attack": ("attack_hidden",),
-    "poisoning_trial": ("poisoning_trial", "standard_detectors"),
+    "poisoning_trial": ("measure_poisoning", "standard_detectors"),
     "same_size_noise": ("noise_of_same_size",),
     "spectral_signature": ("spectral_signatures",),
     "substitute": ("SubstituteAttack", "train_substitute"),

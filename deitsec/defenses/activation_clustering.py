@@ -24,7 +24,8 @@ class ActivationClustering:
     (`least_silhouette`); the rows of the small one are flagged.
 
     Attributes:
-        reduction: `ica`, as in the paper, or `pca`.
+        reduction: `ica`, as in the paper, or `pca`. A class on which ICA comes to nothing is not
+            judged: its `silhouette` is None.
         dimensions: that the features are brought to, >= 1; fewer where a class spans fewer.
         largest_share: of the rows of a class, that the small cluster of a poisoned one has at most,
             in (0, 0.5].
@@ -109,7 +110,7 @@ class ActivationClustering:
         return small, nearness, float(silhouette)
 
     def _reduced(self, features: Any) -> Any:
-        """(n, dimensions), or None where the class is too small, or all of its rows are alike."""
+        """(n, dimensions), or None: too few rows, rows all alike, or components that ICA lost."""
         from sklearn.decomposition import PCA, FastICA
         from sklearn.exceptions import ConvergenceWarning
 
@@ -121,10 +122,14 @@ class ActivationClustering:
         if self.reduction == "pca":
             return PCA(dimensions, random_state=self._state).fit_transform(features)
         # k-means wants the subspace, which is found before the components have settled
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore", ConvergenceWarning)
             ica = FastICA(dimensions, whiten="unit-variance", random_state=self._state)
-            return ica.fit_transform(features)
+            try:
+                found: Any = ica.fit_transform(features)
+            except (ValueError, np.linalg.LinAlgError):  # a component that came to nothing is NaN
+                return None
+        return found if np.isfinite(found).all() else None
 
     @property
     def _state(self) -> int:

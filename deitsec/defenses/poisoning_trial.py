@@ -19,7 +19,7 @@ Detector = Callable[[Tensor, Tensor], Suspicion]
 """(features (N, D), labels (N,)) -> who looks poisoned."""
 
 
-def poisoning_trial(
+def measure_poisoning(
     data: DataSource,
     poisoned: Poisoned,
     train: Train,

@@ -77,7 +77,9 @@ def measure(run: StudyRun[Options]) -> dict[str, Any]:
     """Attack the hidden model by each substitute, and every model by every other."""
     options = run.options
     eps = suite_eps(run.data)
-    model = _network(run, options.model)
+    networks = {options.model: _network(run, options.model)}
+    networks |= {name: _network(run, name) for name in options.others if name not in networks}
+    model = networks[options.model]
     attacks = [
         run.part(f"substitute-{name}", lambda name=name: _substitute(run, model, name, eps))
         for name in options.substitutes
@@ -88,7 +90,7 @@ def measure(run: StudyRun[Options]) -> dict[str, Any]:
             {"name": name, **found}
             for name, found in zip(options.substitutes, attacks, strict=True)
         ],
-        "matrix": run.part("matrix", lambda: _matrix(run, model, eps)),
+        "matrix": run.part("matrix", lambda: _matrix(run, networks, eps)),
     }
 
 
@@ -134,10 +136,9 @@ def _substitute(run: StudyRun[Options], model: Classifier, name: str, eps: float
     return {**found, "fit": asdict(plan)}
 
 
-def _matrix(run: StudyRun[Options], model: Classifier, eps: float) -> dict[str, Any]:
+def _matrix(run: StudyRun[Options], networks: dict[str, Classifier], eps: float) -> dict[str, Any]:
     options = run.options
-    models: dict[str, torch.nn.Module] = {options.model: model}
-    models |= {name: _network(run, name) for name in options.others if name != options.model}
+    models: dict[str, torch.nn.Module] = dict(networks)
     models |= {
         f"{name} (scikit-learn)" if name == "logistic" else name: fit_estimator(
             name, run.data, seed=run.seed

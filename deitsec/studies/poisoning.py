@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deitsec.data import Blend, DataSource, Patch, Poisoned, flip_labels, plant_backdoor
-from deitsec.defenses import poisoning_trial, standard_detectors
+from deitsec.defenses import measure_poisoning, standard_detectors
 from deitsec.models import Classifier
 from deitsec.report.figure import MARKERS, SERIES, new_figure
 from deitsec.studies.study import Document, Page, Study, StudyRun
@@ -117,7 +117,7 @@ def _trial(
         fit(model, source, config, progress=lambda event: run.shown.training(told, event))
         return model.eval()
 
-    return lambda: poisoning_trial(
+    return lambda: measure_poisoning(
         run.data,
         poisoned,
         train,
