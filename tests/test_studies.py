@@ -19,6 +19,7 @@ class Options:
     steps: int = 3
     rates: tuple[float, ...] = (0.5, 1.0)
     word: str | None = None
+    again: bool = True
 
     def __post_init__(self):
         if self.steps < 1:
@@ -80,10 +81,11 @@ def _toy(monkeypatch, tmp_path):
 
 
 def test_a_result_says_what_made_it_and_the_page_is_made_of_it(tmp_path):
-    found = reproduce("toy", out=tmp_path, quick=True, seed=3, options={"rates": (1.0, 2.0)})
+    options = {"rates": (1.0, 2.0), "again": False}
+    found = reproduce("toy", out=tmp_path, quick=True, seed=3, options=options)
     assert found == json.loads((tmp_path / "toy" / "result.json").read_text())
-    assert found["command"] == "deitsec reproduce toy --quick --seed 3 --rates 1,2"
-    assert found["options"] == {"steps": 1, "rates": [1.0, 2.0], "word": None}
+    assert found["command"] == "deitsec reproduce toy --quick --seed 3 --rates 1,2 --no-again"
+    assert found["options"] == {"steps": 1, "rates": [1.0, 2.0], "word": None, "again": False}
     assert len(found["data"]["sha256"]) == 64
     assert set(found["parts"]) == {"net", "one", "two"}
     assert found["seconds"] == pytest.approx(sum(found["parts"].values()))
@@ -141,8 +143,10 @@ def test_the_random_stream_is_left_as_found(tmp_path):
 
 
 def test_the_command_has_the_options_of_the_study(tmp_path, capsys):
-    assert main(["reproduce", "toy", "--quick", "--rates", "3,4.5", "--json"]) == 0
+    words = ["toy", "--quick", "--rates", "3,4.5", "--no-again", "--json"]
+    assert main(["reproduce", *words]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert found["options"]["again"] is False
     assert found["options"]["rates"] == [3.0, 4.5]
     assert (tmp_path / "studies" / "toy.md").exists()
     assert main(["reproduce", "toy", "--help"]) == 0

@@ -77,7 +77,12 @@ def measure(run: StudyRun[Options]) -> Piece:
         for key, attack in _attacks(run).items():
             found[key] = run.part(f"{name}-{key}", partial(_attacked, run, network, attack))
         networks.append(found)
-    return {"eps": _eps(run), "curve": _curve(run), "networks": networks}
+    return {
+        "eps": _eps(run),
+        "classes": run.data.num_classes,
+        "curve": _curve(run),
+        "networks": networks,
+    }
 
 
 def _trained(run: StudyRun[Options]) -> list[tuple[str, Classifier, str]]:
@@ -98,34 +103,44 @@ def _trained(run: StudyRun[Options]) -> list[tuple[str, Classifier, str]]:
         )
         for method in ("soft", "hard")
     )
-    handed_on = RobustDistillConfig(
-        fit=dataclasses.replace(student, augmentation=None), eps=eps, steps=against.num_steps
+    # from new weights, attacked images teach a small transformer one constant answer
+    gentle = dataclasses.replace(
+        student,
+        augmentation=None,
+        epochs=max(1, student.epochs // 2),
+        warmup_epochs=student.warmup_epochs / 2,
+        lr=student.lr / 2,
     )
-    hardened = dataclasses.replace(against, fit=handed_on.fit)
-    ways: list[tuple[str, Train, str]] = [
-        ("scratch", partial(fit, config=student), "on labels"),
-        ("soft", _taught(distill, teacher, soft), "soft distillation from the teacher"),
-        ("hard", _taught(distill, teacher, hard), "hard distillation from the teacher"),
+    handed_on = RobustDistillConfig(fit=gentle, eps=eps, steps=against.num_steps)
+    hardened = dataclasses.replace(against, method="trades", steps=against.num_steps, fit=gentle)
+    ways: list[tuple[str, Train, str | None, str]] = [
+        ("scratch", partial(fit, config=student), None, "on labels"),
+        ("soft", _taught(distill, teacher, soft), None, "soft distillation from the teacher"),
+        ("hard", _taught(distill, teacher, hard), None, "hard distillation from the teacher"),
         (
             "soft-robust",
             _taught(distill, strong, soft),
+            None,
             "soft distillation from the robust teacher, on clean images",
         ),
         (
             "robust",
             _taught(robust_distill, strong, handed_on),
-            "robust distillation from the robust teacher (attacked while it learns)",
+            "soft",
+            "robust distillation from the robust teacher, on from soft",
         ),
         (
             "adversarial",
             partial(adversarial_fit, config=hardened),
-            "adversarial training (PGD) without a teacher",
+            "scratch",
+            "adversarial training (TRADES) without a teacher, on from scratch",
         ),
     ]
-    made = [("teacher", teacher, "on labels"), ("robust-teacher", strong, "PGD training")]
-    for name, train, how in ways:
-        made.append((name, _network(run, f"deit-{name}", options.student, train), how))
-    return made
+    made = {"teacher": (teacher, "on labels"), "robust-teacher": (strong, "PGD training")}
+    for name, train, start, how in ways:
+        weights = None if start is None else made[start][0]
+        made[name] = _network(run, f"deit-{name}", options.student, train, weights), how
+    return [(name, network, how) for name, (network, how) in made.items()]
 
 
 def _taught(train: Train, teacher: Classifier, config: Any) -> Train:
@@ -135,10 +150,22 @@ def _taught(train: Train, teacher: Classifier, config: Any) -> Train:
     return from_teacher
 
 
-def _network(run: StudyRun[Options], name: str, architecture: str, train: Train) -> Classifier:
+def _network(
+    run: StudyRun[Options],
+    name: str,
+    architecture: str,
+    train: Train,
+    start: Classifier | None = None,
+) -> Classifier:
+    def build() -> Classifier:
+        model = new_model(architecture, run.data, seed=run.seed)
+        if start is not None:
+            model.load_state_dict(start.state_dict())
+        return model
+
     return run.network(
         name,
-        partial(new_model, architecture, run.data, seed=run.seed),
+        build,
         lambda model, **more: train(model.to(run.device), run.data, **more),
     )
 

@@ -48,6 +48,7 @@ def _words(found: Found, spec: str) -> str:
 
     scratch = held("scratch")
     lines: list[str] = []
+    chance = 1.5 / found["classes"]
     for name, words in (
         ("soft", "Soft distillation"),
         ("hard", "Hard distillation"),
@@ -55,6 +56,9 @@ def _words(found: Found, spec: str) -> str:
         ("robust", "Robust distillation"),
         ("adversarial", "Adversarial training without a teacher"),
     ):
+        if by_name[name]["clean"]["accuracy"] < chance:
+            lines.append(f"- {words}: ended at chance; it withstands by answering nothing.")
+            continue
         change = 100 * (held(name) - scratch)
         cost = 100 * (by_name[name]["clean"]["accuracy"] - by_name["scratch"]["clean"]["accuracy"])
         lines.append(

@@ -82,7 +82,7 @@ def reproduce(
         shown=shown or Silent(),
     )
     found = chosen.measure(run)
-    command = {"data": data, "quick": quick, "seed": seed or None, **given}
+    command = {"data": data, "quick": quick or None, "seed": seed or None, **given}
     document = {
         "schema": SCHEMA,
         "study": name,
@@ -159,12 +159,13 @@ def _described(source: Any) -> dict[str, Any]:
 def _command(name: str, options: Mapping[str, Any]) -> str:
     words = ["deitsec", "reproduce", name]
     for key, value in options.items():
-        if value is None or value is False:
+        if value is None:
             continue
-        words.append(f"--{key.replace('_', '-')}")
+        option = key.replace("_", "-")
+        words.append(f"--no-{option}" if value is False else f"--{option}")
         if isinstance(value, tuple | list):
             words.append(",".join(map(_text, value)))  # pyright: ignore[reportUnknownArgumentType]
-        elif value is not True:
+        elif not isinstance(value, bool):
             words.append(_text(value))
     return shlex.join(words)
 
