@@ -1,5 +1,7 @@
 """The studies of distillation in their quick forms, and what they compute from their figures."""
 
+import json
+
 import pytest
 import torch
 
@@ -39,6 +41,47 @@ def test_the_quick_form_measures_what_the_whole_one_does(defensive):
         assert (out / "defensive-distillation" / f"{name}.png").stat().st_size < 300_000
     assert "T = 20" in page
     assert page_of(found)[0] == page
+
+
+def _changed(document, **changes):
+    """The document with other figures of its distilled network."""
+    changed = json.loads(json.dumps(document))
+    for path, value in changes.items():
+        attack, key = path.split("__")
+        changed["found"]["networks"][1][attack][key] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        (
+            {"jsma__success": 0.0, "jsma_cooled__success": 0.9, "apgd_dlr__accuracy": 0.0},
+            "The defense hides gradients and does not make the network robust.",
+        ),
+        (
+            {"jsma__success": 0.0, "jsma_cooled__success": 0.9, "apgd_dlr__accuracy": 0.95},
+            "The defense hides gradients, and beyond that the network withstands more.",
+        ),
+        (
+            {"jsma__success": 0.5, "jsma_cooled__success": 0.5, "apgd_dlr__accuracy": 0.95},
+            "The distilled networks withstand more, and no gradient was found hidden.",
+        ),
+        (
+            {"jsma__success": 0.5, "jsma_cooled__success": 0.5, "apgd_dlr__accuracy": 0.0},
+            "In this run the defense neither hid gradients nor made a network robust.",
+        ),
+    ],
+)
+def test_the_verdict_hangs_on_the_figures(defensive, changes, verdict):
+    document = _changed(defensive[0], **changes, cw__median_l2=1.0)
+    document["found"]["networks"][0]["cw"]["median_l2"] = 1.0
+    document["found"]["networks"][0]["apgd_dlr"]["accuracy"] = 0.0
+    assert verdict in page_of(document)[0]
+
+
+def test_other_data_is_not_held_against_the_published(defensive):
+    assert "Nothing was published for this network on this data." in page_of(defensive[0])[0]
 
 
 def test_robustness_counts_a_failure_as_the_limit(defensive):

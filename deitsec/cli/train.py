@@ -127,7 +127,12 @@ def train(
         if adversarial is None:
             fitted = options.changed(recipe(source, model, **plan).fit, **training)
             run, config = training_ways.chosen(
-                way, fitted, temperature=temperature, labelled=labelled, eps=radius
+                way,
+                fitted,
+                temperature=temperature,
+                labelled=labelled,
+                eps=radius,
+                held_out=validation is not None or patience is not None,
             )
         else:
             run, config = adversarial_options.chosen(

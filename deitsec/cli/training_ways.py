@@ -38,6 +38,7 @@ def chosen(
     temperature: float | None,
     labelled: int | None,
     eps: float | None,
+    held_out: bool,
 ) -> tuple[Any, Any]:
     """How to train, and its recipe.
 
@@ -46,6 +47,7 @@ def chosen(
         fit: the recipe on labels.
         temperature: of the hot way.
         labelled, eps: of the virtual one.
+        held_out: whether rows to validate on were asked for; else the virtual way holds out none.
 
     Raises:
         ValueError: a value out of range.
@@ -59,7 +61,8 @@ def chosen(
         plain = dataclasses.replace(fit, label_smoothing=0.0)
         config = training.DefensiveConfig(fit=plain, temperature=temperature)
         return training.fit_at_temperature, config
-    unheld = dataclasses.replace(fit, validation=0.0, patience=None)
+    # few labels are all for training; a validation that was asked for is the caller's to explain
+    unheld = fit if held_out else dataclasses.replace(fit, validation=0.0, patience=None)
     given: dict[str, Any] = {"labelled": labelled, "eps": eps}
     options = {name: value for name, value in given.items() if value is not None}
     return training.virtual_fit, training.VirtualConfig(fit=unheld, **options)

@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from deitsec.attacks import APGD, CW, JSMA, PGD, Attack
 from deitsec.data import balanced_rows, to_float
 from deitsec.engine import Engine
-from deitsec.metrics.gradient_amplitude import AMPLITUDE_EDGES, log10_gradient_amplitude
+from deitsec.metrics.gradient_amplitude import (
+    AMPLITUDE_EDGES,
+    amplitude_shares,
+    log10_gradient_amplitude,
+)
 from deitsec.models import Classifier
 from deitsec.studies.defensive_distillation_page import BASELINE, render
 from deitsec.studies.study import Study, StudyRun
@@ -225,12 +229,10 @@ def _gradients(run: StudyRun[Options], network: Classifier) -> Piece:
     count = min(run.options.gradient_samples, len(run.data.test))
     images = to_float(run.data.test.images(torch.arange(count))).to(run.device)
     amplitudes = log10_gradient_amplitude(network, images).cpu()
-    edges = torch.tensor(AMPLITUDE_EDGES, dtype=torch.float64)
-    bins = torch.bucketize(amplitudes, edges).bincount(minlength=len(edges) + 1)
     finite = amplitudes[amplitudes.isfinite()]
     return {
         "rows": count,
-        "bins": (bins / count).tolist(),
+        "bins": amplitude_shares(amplitudes),
         "zero": int((~amplitudes.isfinite()).sum()),
         "median_log10": finite.median().item() if len(finite) else None,
         "least_log10": finite.min().item() if len(finite) else None,

@@ -299,8 +299,16 @@ def _attacked(
     images, labels = to_float(run.data.test.images(rows)), run.data.test.labels[rows]
     options, started = run.options, time.perf_counter()
 
+    draws = any(getattr(part, "stochastic", False) for part in defended.model.modules())
+
     def left(attack: Attack, surrogate: nn.Module | None) -> tuple[Tensor, Tensor]:
-        engine = Engine(defended.model.to(run.device), surrogate=surrogate, seed=run.seed)
+        engine = Engine(
+            defended.model.to(run.device),
+            surrogate=surrogate,
+            seed=run.seed,
+            # one look with fresh numbers a row: who may ask again and again wins by luck
+            stop="never" if draws else "first_success",
+        )
         stage = f"{attack.name} on {name}"
         result = engine.run(attack, images, labels, sample_ids=rows, progress=run.rows(stage))
         return result.clean_correct, result.clean_correct & (result.logits.argmax(1) == labels)
