@@ -124,7 +124,7 @@ def _gradient_words(found: Found) -> str:
         f"smallest is 10^{last['least_log10']:.0f}."
     )
     if last["least_log10"] < _LEAST_FP32:
-        words += f" fp32 ends near 10^{_LEAST_FP32}: an attack that follows such a gradient stands still."
+        words += f" fp32 ends near 10^{_LEAST_FP32}: who follows such a gradient stands still."
     return words + "\n"
 
 

@@ -106,14 +106,19 @@ def page_of(document: Document) -> tuple[str, dict[str, bytes]]:
     """The page of a result: markdown, and PNGs by name.
 
     Raises:
-        ValueError: it is no result of a study.
+        ValueError: it is no result of a study, or of another version's.
     """
     if document.get("schema") != SCHEMA:
         raise ValueError(f"this is no result of a study: schema {document.get('schema')!r}")
     name = document["study"]
     chosen = study(name)
     with plot_style():
-        page = chosen.render(document)
+        try:
+            page = chosen.render(document)
+        except KeyError as error:
+            raise ValueError(
+                f"this result of {name} lacks {error}: another version wrote it; run it again"
+            ) from error
         figures = {key: png_bytes(figure) for key, figure in page.figures.items()}
     body = _FIGURE.sub(lambda found: f"({name}/{found[1]}.png)", page.markdown)
     return f"{_head(document, chosen.title, chosen.source)}\n{body.strip()}\n", figures
