@@ -82,10 +82,12 @@ def test_without_accelerate_several_processes_say_what_is_missing(monkeypatch):
 
 
 RUN = """
+import dataclasses
 import sys
 from pathlib import Path
 import torch
 from test_training_processes import CONFIG, METHODS, smooth, train
+from training_for_tests import network
 
 torch.set_num_threads(1)
 out = Path(sys.argv[1])
@@ -97,6 +99,10 @@ for method in METHODS:
     train(method, resumed, CONFIG, out=out / method, resume=True)
     rank = torch.distributed.get_rank()
     torch.save((model.state_dict(), resumed.state_dict()), out / f"{method}-{rank}.pt")
+for every in (3, None):
+    model = network()
+    train("pgd", model, dataclasses.replace(CONFIG, save_every=every), out=out / f"every-{every}")
+    torch.save(model.state_dict(), out / f"every-{every}-{rank}.pt")
 (out / f"told-{rank}").write_text(str(len(told)))
 """
 
@@ -130,6 +136,16 @@ def test_two_processes_train_the_weights_of_one(two, method):
         assert torch.equal(first[name], second[name]), name
         assert torch.equal(first[name], first_again[name]), name
         torch.testing.assert_close(first[name], tensor, rtol=0, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_saving_leaves_the_running_statistics_of_batch_norms_alone(two):
+    saved, unsaved, second = (
+        torch.load(two / f"every-{name}.pt", weights_only=True) for name in ("3-0", "None-0", "3-1")
+    )
+    for name, tensor in saved.items():
+        assert torch.equal(tensor, unsaved[name]), name
+        assert torch.equal(tensor, second[name]), name
 
 
 @pytest.mark.slow

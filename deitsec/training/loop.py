@@ -258,7 +258,6 @@ def _one_epoch(state: RunState, run: _Run) -> None:
     try:
         lr = _take_steps(state, run, state.order)
         _check_weights(state, lr)
-        run.processes.average_statistics(state.model)
         judged = run.processes.from_first(
             lambda: run.method.judge(
                 state.model, run.feed.train, run.validation_rows, state.history
@@ -327,7 +326,7 @@ def _update(state: RunState, run: _Run, batch: Batch) -> float:
     loss.backward()  # pyright: ignore[reportUnknownMemberType]
     run.method.after_backward()
     state.total += loss.detach()
-    run.processes.average_gradients(weights)
+    run.processes.average(state.model)
     if run.config.clip_grad is not None:
         clip_grad_norm_(weights, run.config.clip_grad)
     lr = state.optimizer.param_groups[0]["lr"]

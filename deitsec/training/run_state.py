@@ -87,7 +87,6 @@ def save_state(
         identity: what a resumed run must have in common with this one; plain values only.
         processes: that share the run.
     """
-    processes.average_statistics(state.model)
     device = place_of(state.model)
     document = {
         "format": _FORMAT,
