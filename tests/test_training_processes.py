@@ -12,6 +12,9 @@ import torch
 from torch import nn
 from training_for_tests import QUICK, few_digits
 
+from deitsec.cli import launch as launching
+from deitsec.cli.app import run
+from deitsec.cli.launch import run_together
 from deitsec.models import wrap
 from deitsec.training import AdversarialConfig, adversarial_fit, fit
 from deitsec.training.feed import Feed
@@ -160,6 +163,36 @@ def test_only_the_first_process_writes_and_tells(two):
         assert (saved["identity"]["processes"], len(saved["random_streams"][0])) == (2, 2)
     delta = torch.load(two / "free" / STATE_FILE, weights_only=True)["method"]["delta"]
     assert delta.shape == (32, 1, 8, 8)  # of the whole batch
+
+
+ONE_FAILS = """
+import os, sys, time
+rank = int(os.environ["RANK"])
+print(f"rank {rank} of {os.environ['WORLD_SIZE']}", file=sys.stderr)
+if rank == int(sys.argv[1]):
+    sys.exit(2)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_when_one_process_fails_the_rest_are_ended(monkeypatch, capfd, failing):
+    monkeypatch.setattr(launching, "_GRACE", 1.0)
+    assert run_together([sys.executable, "-c", ONE_FAILS, str(failing)], 2) == 2
+    said = capfd.readouterr().err.splitlines()
+    assert said == ["rank 0 of 2", "rank 1 of 2"][: 1 + failing]
+
+
+def test_processes_on_the_cpu_need_no_gpus(monkeypatch):
+    pytest.importorskip("accelerate", reason="needs Accelerate: pip install 'deitsec[accelerate]'")
+    commands = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(launching, "run_together", lambda *given: commands.append(given) or 0)
+    words = ["train", "--accelerate", "2"]
+    assert run([*words, "--device", "cpu"]) == 0
+    assert commands == [([sys.executable, "-m", "deitsec", *words, "--device", "cpu"], 2)]
+    assert run(words) == 2
 
 
 @pytest.mark.slow
