@@ -14,6 +14,7 @@ from deitsec.engine import run
 from deitsec.models import build_own
 from deitsec.training import (
     AdversarialConfig,
+    Augmentation,
     FitConfig,
     adversarial_fit,
     adversarial_recipe,
@@ -218,7 +219,8 @@ def overfitted(monkeypatch, pgd, fgsm):
         ((0.4, 0.5, 0.1, 0.6), (0.5, 0.6, 0.7, 0.7), 3, 2),  # collapsed under PGD alone
         ((0.4, 0.5, 0.1, 0.6), (0.5, 0.6, 0.2, 0.7), 4, 4),  # a bad epoch under both
         ((0.4, 0.5, 0.6, 0.7), (0.7, 0.8, 0.9, 0.9), 4, 4),  # a gap, but still learning
-        ((0.0, 0.5, 0.6, 0.7), (0.3, 0.8, 0.9, 0.9), 1, 1),  # from the first epoch on
+        ((0.4, 0.4, 0.3, 0.3), (0.7, 0.7, 0.7, 0.7), 4, 1),  # an ordinary gap that stays
+        ((0.4, 0.5, 0.2, 0.6), (0.5, 0.6, 0.7, 0.7), 3, 2),  # fell by more than the gap
     ],
 )
 def test_catastrophic_overfitting_ends_the_run(monkeypatch, data, pgd, fgsm, ends, best):
@@ -234,18 +236,16 @@ def test_catastrophic_overfitting_ends_the_run(monkeypatch, data, pgd, fgsm, end
         return
     assert "catastrophic overfitting" in notes[-1]
     assert f"{fgsm[ends - 1]:.1%} under FGSM on 40 held-out" in notes[-1]
-    kept = dataclasses.replace(config.fit, epochs=ends - 1) if ends > 1 else None
-    if kept is not None:
-        monkeypatch.undo()
-        unwatched = against("fast", fit=kept, overfit_gap=None)
-        overfitted(monkeypatch, pgd, fgsm)
-        adversarial_fit(shorter, data, unwatched)
-        assert result.best_epoch == best
-    else:
-        assert result.best_epoch == 0
-        with pytest.raises(ValueError, match="no epoch was kept"):
-            _ = result.best
+    kept = dataclasses.replace(config.fit, epochs=ends - 1)
+    monkeypatch.undo()
+    unwatched = against("fast", fit=kept, overfit_gap=None)
+    overfitted(monkeypatch, pgd, fgsm)
+    adversarial_fit(shorter, data, unwatched)
+    assert result.best_epoch == best
     assert_same_weights(weights(shorter), weights(model))
+
+
+NOISY = FitConfig(augmentation=Augmentation(noise=0.1))
 
 
 @pytest.mark.parametrize(
@@ -267,6 +267,7 @@ def test_catastrophic_overfitting_ends_the_run(monkeypatch, data, pgd, fgsm, end
         ({"curve_every": 0}, "curve_every must be >= 1"),
         ({"curve_rows": 0}, "curve_rows must be >= 1"),
         ({"watch_steps": 0}, "watch_steps must be >= 1"),
+        ({"fit": NOISY}, r"noise must be 0 in training against attacks, .* got 0.1"),
         ({"overfit_gap": 0.0}, r"overfit_gap must be in \(0, 1\]"),
         ({"method": "fast", "fit": STEP}, r"fast watches itself on validation rows"),
     ],

@@ -10,7 +10,7 @@ from training_for_tests import few_digits, micro, network
 from deitsec import ops
 from deitsec.data import to_float
 from deitsec.models import build_own, model_sha256
-from deitsec.training import FitConfig, RobustDistillConfig, robust_distill
+from deitsec.training import Augmentation, FitConfig, RobustDistillConfig, robust_distill
 from deitsec.training.inner_attack import InnerAttack
 
 STEP = FitConfig(epochs=1, batch_size=200, validation=0.0)
@@ -57,6 +57,7 @@ def test_teacher_and_flags_are_left_as_found(data):
         ({"eps": 0.0}, r"eps must be in \(0, 1\] on images in \[0, 1\], got 0.0"),
         ({"steps": 0}, "steps must be >= 1, got 0"),
         ({"step_size": -1.0}, "step_size must be > 0 and finite, got -1.0"),
+        ({"fit": FitConfig(augmentation=Augmentation(noise=0.1))}, "noise must be 0 in training"),
         ({"fit": FitConfig(label_smoothing=0.1)}, r"label_smoothing must be 0 .* got 0\.1"),
     ],
 )

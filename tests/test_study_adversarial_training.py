@@ -5,6 +5,7 @@ import pytest
 from deitsec.report.learning_curves import draw_learning_curves, learning_curves
 from deitsec.studies import page_of, reproduce
 from deitsec.studies.adversarial_training import Options
+from deitsec.studies.adversarial_training_page import render
 
 
 @pytest.mark.slow
@@ -21,6 +22,46 @@ def test_the_quick_form_measures_each_method_by_every_attack(tmp_path):
     markdown, figures = page_of(document)
     assert "fast, epoch 1" in markdown
     assert list(figures) == ["learning-curves"]
+
+
+def entry(method, clean, fgsm, pgd, strong, *notes):
+    records = [
+        {
+            "epoch": epoch, "note": note, "validation_accuracy": 0.5,
+            "measured": {"validation_fgsm_accuracy": 0.6},
+        }
+        for epoch, note in enumerate(notes, start=1)
+    ]  # fmt: skip
+    kept = {"history": records, "best_epoch": 1, "seconds_per_epoch": 1.0} if notes else {}
+    accuracies = {"clean": clean, "fgsm": fgsm, "pgd": pgd, "strong": strong}
+    return {"method": method, "training": kept, **accuracies}
+
+
+def page(*entries):
+    undefended = entry("undefended", 1.0, 0.2, 0.0, 0.0)
+    found = {
+        "rows": 10, "model": "small_cnn", "eps": 0.1, "strong": "reliable",
+        "methods": [undefended, *entries],
+    }  # fmt: skip
+    return render({"found": found, "options": {"steps": 20}}).markdown
+
+
+def test_the_page_names_all_that_tie_by_their_least_and_what_withstands_one_step_alone():
+    said = page(
+        entry("mixture", 0.9, 0.96, 0.0, 0.0),
+        entry("pgd", 0.9, 0.7, 0.6, 0.5),
+        entry("trades", 0.8, 0.5, 0.6, 0.55),  # FGSM was the strongest
+    )
+    assert "the best methods are pgd and trades with 50.0%" in said
+    assert "mixture withstands one step and little else: 96.0% under FGSM, 0.0% under PGD" in said
+    assert "PGD alone flatters" in said
+    assert "flatters" not in page(entry("pgd", 0.9, 0.7, 0.5, 0.5))
+
+
+def test_the_page_says_that_the_detector_never_fired_where_it_did_not():
+    never = "The detector never ended a run here."
+    assert never in page(entry("fast", 0.9, 0.5, 0.5, 0.5, None, None))
+    assert never not in page(entry("fast", 0.9, 0.5, 0.5, 0.5, None, "catastrophic overfitting"))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ import torch
 from torch import nn
 from training_for_tests import QUICK, few_digits
 
+from deitsec.cli import launch as launching
+from deitsec.cli.app import run
+from deitsec.cli.launch import run_together
 from deitsec.models import wrap
 from deitsec.training import AdversarialConfig, adversarial_fit, fit
 from deitsec.training.feed import Feed
@@ -82,10 +85,12 @@ def test_without_accelerate_several_processes_say_what_is_missing(monkeypatch):
 
 
 RUN = """
+import dataclasses
 import sys
 from pathlib import Path
 import torch
 from test_training_processes import CONFIG, METHODS, smooth, train
+from training_for_tests import network
 
 torch.set_num_threads(1)
 out = Path(sys.argv[1])
@@ -93,10 +98,16 @@ told = []
 for method in METHODS:
     model = smooth()
     train(method, model, CONFIG, out=out / method, progress=told.append)
-    resumed = smooth(9)
-    train(method, resumed, CONFIG, out=out / method, resume=True)
     rank = torch.distributed.get_rank()
+    resumed = smooth(9)
+    # only the first process's machine has the file
+    folder = out / (f"elsewhere-{method}" if rank else method)
+    train(method, resumed, CONFIG, out=folder, resume=True)
     torch.save((model.state_dict(), resumed.state_dict()), out / f"{method}-{rank}.pt")
+for every in (3, None):
+    model = network()
+    train("pgd", model, dataclasses.replace(CONFIG, save_every=every), out=out / f"every-{every}")
+    torch.save(model.state_dict(), out / f"every-{every}-{rank}.pt")
 (out / f"told-{rank}").write_text(str(len(told)))
 """
 
@@ -123,13 +134,24 @@ def two(tmp_path_factory):
 def test_two_processes_train_the_weights_of_one(two, method):
     alone = smooth()
     train(method, alone, CONFIG)
-    (first, first_again), (second, _) = (
+    (first, first_again), (second, second_again) = (
         torch.load(two / f"{method}-{rank}.pt", weights_only=True) for rank in (0, 1)
     )
     for name, tensor in alone.state_dict().items():
         assert torch.equal(first[name], second[name]), name
         assert torch.equal(first[name], first_again[name]), name
+        assert torch.equal(first[name], second_again[name]), name
         torch.testing.assert_close(first[name], tensor, rtol=0, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_saving_leaves_the_running_statistics_of_batch_norms_alone(two):
+    saved, unsaved, second = (
+        torch.load(two / f"every-{name}.pt", weights_only=True) for name in ("3-0", "None-0", "3-1")
+    )
+    for name, tensor in saved.items():
+        assert torch.equal(tensor, unsaved[name]), name
+        assert torch.equal(tensor, second[name]), name
 
 
 @pytest.mark.slow
@@ -141,6 +163,36 @@ def test_only_the_first_process_writes_and_tells(two):
         assert (saved["identity"]["processes"], len(saved["random_streams"][0])) == (2, 2)
     delta = torch.load(two / "free" / STATE_FILE, weights_only=True)["method"]["delta"]
     assert delta.shape == (32, 1, 8, 8)  # of the whole batch
+
+
+ONE_FAILS = """
+import os, sys, time
+rank = int(os.environ["RANK"])
+print(f"rank {rank} of {os.environ['WORLD_SIZE']}", file=sys.stderr)
+if rank == int(sys.argv[1]):
+    sys.exit(2)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_when_one_process_fails_the_rest_are_ended(monkeypatch, capfd, failing):
+    monkeypatch.setattr(launching, "_GRACE", 1.0)
+    assert run_together([sys.executable, "-c", ONE_FAILS, str(failing)], 2) == 2
+    said = capfd.readouterr().err.splitlines()
+    assert said == ["rank 0 of 2", "rank 1 of 2"][: 1 + failing]
+
+
+def test_processes_on_the_cpu_need_no_gpus(monkeypatch):
+    pytest.importorskip("accelerate", reason="needs Accelerate: pip install 'deitsec[accelerate]'")
+    commands = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(launching, "run_together", lambda *given: commands.append(given) or 0)
+    words = ["train", "--accelerate", "2"]
+    assert run([*words, "--device", "cpu"]) == 0
+    assert commands == [([sys.executable, "-m", "deitsec", *words, "--device", "cpu"], 2)]
+    assert run(words) == 2
 
 
 @pytest.mark.slow

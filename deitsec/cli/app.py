@@ -53,7 +53,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _warnings_in_a_line():
-            code = app(words, prog_name="deitsec", standalone_mode=False)
+            code = app(words, prog_name="deitsec", standalone_mode=False, obj=words)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except OSError as error:

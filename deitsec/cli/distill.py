@@ -8,8 +8,9 @@ import typer
 
 from deitsec.cli import recipe_options as options
 from deitsec.cli.display import display
-from deitsec.cli.options import AsJson, Data, Device, ImageSize, Seed, choose_device
-from deitsec.cli.trained import check_out, save_trained, state_folder
+from deitsec.cli.launch import own_device, precision_of_launcher
+from deitsec.cli.options import AsJson, Data, Device, ImageSize, Seed
+from deitsec.cli.trained import check_out, last_good_kept, save_trained, state_folder
 
 if TYPE_CHECKING:
     from deitsec.training import FitConfig
@@ -51,6 +52,7 @@ def distill(
     seed: Seed = 0,
     device: Device = None,
     out: Annotated[Path, typer.Option(help="Checkpoint to write.")] = Path("student.safetensors"),
+    save_every: options.SaveEvery = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted training was.")
     ] = False,
@@ -60,6 +62,8 @@ def distill(
     from deitsec import training
     from deitsec.data import load_data
     from deitsec.models import load_model
+    from deitsec.training.modes import place_of
+    from deitsec.training.processes import find_processes
     from deitsec.training.recipes import new_model, recipe
 
     check_out(out)
@@ -76,9 +80,10 @@ def distill(
             optimizer=optimizer,
             lr=lr,
             weight_decay=weight_decay,
-            precision=precision,
+            precision=precision_of_launcher(precision),
             validation=validation,
             patience=patience,
+            save_every=save_every,
             noise=noise,
         )
         given = {"method": method, "temperature": temperature, "alpha": alpha}
@@ -91,7 +96,7 @@ def distill(
                 dataclasses.replace(start, **given, fit=fit),
             )
         )
-        place = choose_device(device)
+        place = own_device(device)
         channels, height, _ = source.test.shape
         master = load_model(
             teacher_model,
@@ -101,16 +106,18 @@ def distill(
             image_size=height,
         ).to(place)
         student = new_model(model, source, pretrained=pretrained, seed=seed).to(place)
-        result = run(
-            student,
-            master,
-            source,
-            config,
-            out=state_folder(out),
-            resume=resume,
-            progress=lambda event: shown.training(f"distilling {model}", event),
-        )
-    save_trained(student, source, result, out, as_json=as_json)
+        with last_good_kept(student, source, out):
+            result = run(
+                student,
+                master,
+                source,
+                config,
+                out=state_folder(out),
+                resume=resume,
+                progress=lambda event: shown.training(f"distilling {model}", event),
+            )
+    if find_processes(place_of(student)).first:
+        save_trained(student, source, result, out, as_json=as_json)
 
 
 def _defensive(fit: "FitConfig", given: dict[str, Any]) -> tuple[Any, Any]:

@@ -23,6 +23,7 @@ from deitsec.cli.trained import (
 
 
 def train(
+    context: typer.Context,
     data: Data = "digits",
     model: Annotated[
         str, typer.Option(help="A model name; see `deitsec list models`.")
@@ -120,7 +121,7 @@ def train(
         "noise": noise,
     }
     if accelerate is not None and accelerate > 1 and "WORLD_SIZE" not in os.environ:
-        raise typer.Exit(launch(accelerate, sys.argv[1:]))
+        raise typer.Exit(launch(accelerate, context.obj or sys.argv[1:], device))
     with display() as shown:
         source = load_data(data, image_size=image_size)
         plan: dict[str, Any] = {"pretrained": pretrained, "seed": seed}

@@ -50,11 +50,13 @@ def last_good_kept(model: "Classifier", data: "DataSource", out: Path) -> Genera
     """Write the last good weights of a training that diverges, and say so; the error goes on."""
     from deitsec.models import save_checkpoint
     from deitsec.training import TrainingDiverged
+    from deitsec.training.modes import place_of
+    from deitsec.training.processes import find_processes
 
     try:
         yield
     except TrainingDiverged as error:
-        if error.kept_epoch:
+        if error.kept_epoch and find_processes(place_of(model)).first:
             why = {"diverged": str(error), "epoch": error.kept_epoch, "data": data.uri}
             save_checkpoint(model, out, training=why, class_names=data.class_names)
             print(f"deitsec: the weights of epoch {error.kept_epoch} are in {out}", file=sys.stderr)

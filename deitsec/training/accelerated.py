@@ -1,6 +1,6 @@
 """Data-parallel training in the processes that Accelerate found itself in."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
@@ -17,7 +17,8 @@ class Accelerated(Processes):
     The mean of the gradients is taken after the backward pass, in one message, and the model is not
     wrapped: so every way of training works as it is, those that take several forward passes, ask
     for one head or freeze the weights meanwhile included. What is given up is the overlap of the
-    message with the backward pass.
+    message with the backward pass. The running statistics of batch norms go along in every step: a
+    step finds what the last one left, whether the run was saved or judged in between or not.
 
     Args:
         device: where this process trains.
@@ -52,15 +53,13 @@ class Accelerated(Processes):
         """See `Processes`."""
         return self._utils.reduce(value, "mean")
 
-    def average_gradients(self, weights: Iterable[Tensor]) -> None:
+    def average(self, model: nn.Module) -> None:
         """See `Processes`."""
-        self._average([weight.grad for weight in weights if weight.grad is not None])
-
-    def average_statistics(self, model: nn.Module) -> None:
-        """See `Processes`."""
-        weights = {id(weight) for weight in model.parameters()}
+        weights = {id(weight): weight for weight in model.parameters()}
+        gradients = [weight.grad for weight in weights.values() if weight.grad is not None]
         kept = model.state_dict(keep_vars=True).values()
-        self._average([t for t in kept if id(t) not in weights and t.is_floating_point()])
+        statistics = [t for t in kept if id(t) not in weights and t.is_floating_point()]
+        self._average(gradients + statistics)
 
     def from_first(self, make: Callable[[], T]) -> T:
         """See `Processes`."""

@@ -15,6 +15,19 @@ METHODS: tuple[AdversarialMethod, ...] = get_args(AdversarialMethod)
 _STEPS = {"pgd": 7, "trades": 10}
 
 
+def check_no_noise(fit: FitConfig) -> None:
+    """Refuse noise where images are attacked, since it takes them out of the box of the attack.
+
+    Raises:
+        ValueError: there is some.
+    """
+    if fit.augmentation is not None and fit.augmentation.noise > 0:
+        raise ValueError(
+            f"fit.augmentation.noise must be 0 in training against attacks, which stay in [0, 1], "
+            f"got {fit.augmentation.noise} (--noise): leave it out"
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdversarialConfig:
     """A recipe of adversarial training.
@@ -38,9 +51,9 @@ class AdversarialConfig:
         beta: weight of the divergence in `trades`, > 0; the paper's 1 / lambda.
         replays: updates that `free` takes on each batch, >= 1; the paper's m. An epoch costs so
             many times a clean one.
-        overfit_gap: `fast` is stopped once its accuracy under PGD falls this far below that under
-            FGSM and is no better than before (catastrophic overfitting), in (0, 1]; None never
-            stops it. The rows are those of the validation.
+        overfit_gap: `fast` is stopped once its accuracy under PGD is more than this below both its
+            best and that under FGSM (catastrophic overfitting), in (0, 1]; None never stops it. The
+            rows are those of the validation.
         watch_steps: steps of the PGD, from a random start, that judges epochs and draws the curves.
         curve_every: epochs between two points of the learning curves (clean and attacked accuracy
             on training and test images), or None for no curve. The test images are only measured.
@@ -75,6 +88,7 @@ class AdversarialConfig:
         if self.norm not in get_args(InnerNorm):
             raise ValueError(f"norm must be linf or l2, got {self.norm!r}")
         self._check_attack()
+        check_no_noise(self.fit)
         if not 0 <= self.clean_weight <= 1:
             raise ValueError(f"clean_weight must be in [0, 1], got {self.clean_weight}")
         for name in ("replays", "watch_steps", "curve_every", "curve_rows"):

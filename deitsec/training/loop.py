@@ -95,6 +95,7 @@ def run_epochs(
     path = _state_path(out, resume=resume)
     device = place_of(model)
     processes = find_processes(device)
+    stored = processes.from_first(lambda: _stored(path, resume=resume))
     feed = Feed(train=train, rows=train_rows, config=config, device=device, processes=processes)
     identity = _identity(model, data, settings, processes) if path else {}
 
@@ -116,8 +117,8 @@ def run_epochs(
     )
     with _surroundings(model, config, processes):
         state = _start(model, run)
-        if path and path.exists():
-            load_state(state, path, identity, processes)
+        if path and stored is not None:
+            load_state(state, stored, path, identity, processes)
         while len(state.history) < config.epochs and not state.stopped_early:
             _one_epoch(state, run)
             save(state)
@@ -184,12 +185,18 @@ def _state_path(out: Path | None, *, resume: bool) -> Path | None:
         if resume:
             raise ValueError("resuming needs out, the folder of the run that is to go on")
         return None
-    path = out / STATE_FILE
-    if path.exists() and not resume:
+    return out / STATE_FILE
+
+
+def _stored(path: Path | None, *, resume: bool) -> bytes | None:
+    """The state file of the run that is to go on, if there is one."""
+    if path is None or not path.exists():
+        return None
+    if not resume:
         raise ValueError(
             f"{path} is there already: resume it (--resume, or resume=True), or give another folder"
         )
-    return path
+    return path.read_bytes()
 
 
 def _identity(
@@ -258,7 +265,6 @@ def _one_epoch(state: RunState, run: _Run) -> None:
     try:
         lr = _take_steps(state, run, state.order)
         _check_weights(state, lr)
-        run.processes.average_statistics(state.model)
         judged = run.processes.from_first(
             lambda: run.method.judge(
                 state.model, run.feed.train, run.validation_rows, state.history
@@ -327,7 +333,7 @@ def _update(state: RunState, run: _Run, batch: Batch) -> float:
     loss.backward()  # pyright: ignore[reportUnknownMemberType]
     run.method.after_backward()
     state.total += loss.detach()
-    run.processes.average_gradients(weights)
+    run.processes.average(state.model)
     if run.config.clip_grad is not None:
         clip_grad_norm_(weights, run.config.clip_grad)
     lr = state.optimizer.param_groups[0]["lr"]

@@ -1,7 +1,7 @@
 """The processes that share a training run: one, unless a launcher started more."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -39,11 +39,8 @@ class Processes:
         """The mean of a tensor over the processes."""
         return value
 
-    def average_gradients(self, weights: Iterable[Tensor]) -> None:
-        """Give every process the mean gradient."""
-
-    def average_statistics(self, model: nn.Module) -> None:
-        """Give every process the mean of the running statistics, of batch norms say."""
+    def average(self, model: nn.Module) -> None:
+        """Give every process the mean gradients and running statistics, of batch norms say."""
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What the first process makes; the others wait for it."""

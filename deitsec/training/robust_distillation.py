@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from deitsec import ops
 from deitsec.data import DataSource
 from deitsec.models import Classifier, model_sha256
+from deitsec.training.adversarial_config import check_no_noise
 from deitsec.training.config import FitConfig
 from deitsec.training.distillation import answers_of, check_pair
 from deitsec.training.inner_attack import InnerAttack
@@ -56,6 +57,7 @@ class RobustDistillConfig:
             raise ValueError(f"steps must be >= 1, got {self.steps}")
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise ValueError(f"step_size must be > 0 and finite, got {self.step_size}")
+        check_no_noise(self.fit)
         if self.fit.label_smoothing:
             raise ValueError(
                 f"fit.label_smoothing must be 0 in distillation, got {self.fit.label_smoothing}"

@@ -87,7 +87,6 @@ def save_state(
         identity: what a resumed run must have in common with this one; plain values only.
         processes: that share the run.
     """
-    processes.average_statistics(state.model)
     device = place_of(state.model)
     document = {
         "format": _FORMAT,
@@ -121,15 +120,22 @@ def _write(document: Mapping[str, Any], path: Path) -> None:
 
 
 def load_state(
-    state: RunState, path: Path, identity: Mapping[str, Any], processes: Processes
+    state: RunState, file: bytes, path: Path, identity: Mapping[str, Any], processes: Processes
 ) -> None:
     """Bring a run to where `save_state` left it: weights, optimizer, schedule and random streams.
+
+    Args:
+        state: the run, at its start.
+        file: what `save_state` wrote; other machines than the first process's have no such file.
+        path: where it was read, for messages.
+        identity: as `save_state` was given it.
+        processes: that share the run.
 
     Raises:
         ValueError: if the file cannot be read, or is of a run with another identity; the message
             names each difference.
     """
-    saved = _read(path)
+    saved = _read(file, path)
     if changes := _differences(saved["identity"], _decisive(identity)):
         raise ValueError(
             f"{path} is of another run, so it cannot be resumed: {'; '.join(changes)}. "
@@ -170,10 +176,10 @@ def _decisive(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {**identity, "settings": settings}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(file: bytes, path: Path) -> dict[str, Any]:
     try:
-        saved: object = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        saved: object = torch.load(io.BytesIO(file), map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} cannot be read as a training state: {error}") from error
     if not isinstance(saved, dict):
         raise ValueError(f"{path} is no training state: expected a dict")

@@ -126,7 +126,7 @@ class Watch:
         """Why the run has to end: what was learnt is to withstand the one step, and no more."""
         gap = self._config.overfit_gap
         before = max((record.validation_accuracy or 0.0 for record in history), default=0.0)
-        if gap is None or fgsm - pgd <= gap or pgd > before:
+        if gap is None or fgsm - pgd <= gap or before - pgd <= gap:
             return None
         return (
             f"catastrophic overfitting: accuracy {pgd:.1%} under PGD and {fgsm:.1%} under FGSM on "
