@@ -143,6 +143,22 @@ def test_threshold_of_vanishing_gradients(place, status):
     assert masking_checks(_probes(amplitudes=amplitudes))[2]["status"] == status
 
 
+def test_zero_gradients_are_called_zero_and_no_other_loss_is_advised():
+    found = _probes()["amplitudes"]
+    nothing = found | {"zero": 100, "lowest": None, "median": None, "shares": [1.0] + 9 * [0.0]}
+    told = masking_checks(_probes(amplitudes=nothing))[2]
+    assert told["status"] == "warn"
+    assert "median L2 norm of 0 on 100 images; it is exactly 0 on 100." in told["evidence"]
+    assert "loss of logits" not in told["evidence"]
+    old = masking_checks(_probes(amplitudes=nothing | {"median": float("-inf")}))[2]
+    assert "inf" not in old["evidence"]
+    small = found | {"lowest": -50.0, "median": -45.0, "shares": [1.0] + 9 * [0.0]}
+    assert (
+        "a loss of logits may find more"
+        in (masking_checks(_probes(amplitudes=small))[2]["evidence"])
+    )
+
+
 def test_no_probe_where_nothing_followed_a_gradient():
     module = _linear()
     model = wrap(module, mean=0.0, std=1.0, num_classes=2, in_chans=1)

@@ -3,6 +3,7 @@
 Athalye et al., arXiv:1802.00420, section 3.1; Carlini et al., arXiv:1902.06705, section 5.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,7 +60,8 @@ def _amplitudes(probes: Piece) -> Check:
     # the two lowest of the ten ranges, and the third, end at 1e-40, 1e-35 and 1e-30
     vanishing = sum(found["shares"][:3])
     bad = vanishing > _TOLERANCE
-    middle = "0" if found["median"] is None else f"1e{found['median']:.1f}"
+    nothing = found["median"] is None or not math.isfinite(found["median"])
+    middle = "0" if nothing else f"1e{found['median']:.1f}"
     evidence = (
         f"The gradient of the loss has a median L2 norm of {middle} on {count(rows, 'image')}"
     )
@@ -69,8 +71,11 @@ def _amplitudes(probes: Piece) -> Check:
     if bad:
         evidence += (
             f" On {percent(vanishing)} it is below 1e{VANISHING:.0f}: fp32 loses it on the way, "
-            "and attacks by gradients stand still there; a loss of logits may find more."
+            "and attacks by gradients stand still there"
         )
+        # no loss brings back a gradient that the model does not have
+        lost = vanishing > found["zero"] / rows + _TOLERANCE
+        evidence += "; a loss of logits may find more." if lost else "."
     return {
         "name": "gradients-do-not-vanish",
         "status": "warn" if bad else "pass",

@@ -1,5 +1,6 @@
 """Probes for masked gradients: what finds images that attacks by gradients left standing."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -88,9 +89,10 @@ def _amplitudes(engine: Engine, data: DataSource, rows: Tensor) -> Piece:
     images = to_float(data.test.images(rows))
     found = log10_loss_gradient(engine.model, images, data.test.labels[rows])
     there = found[found.isfinite()]
+    median = found.median().item()
     return {
         "zero": len(found) - len(there),
         "lowest": there.min().item() if len(there) else None,
-        "median": found.median().item(),
+        "median": median if math.isfinite(median) else None,
         "shares": amplitude_shares(found),
     }
