@@ -1,6 +1,6 @@
 """The rows that a model is asked about outside of an engine, for a model that draws."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from torch import Tensor
@@ -11,7 +11,7 @@ _STREAM = (1 << 31) - 2  # neither a step of an attack nor its check draws from 
 
 
 @contextmanager
-def in_flight(sample_ids: Tensor, seed: int) -> Iterator[None]:
+def in_flight(sample_ids: Tensor, seed: int) -> Generator[None, None, None]:
     """Within it a model's draws belong to these samples, not to their places in the batch.
 
     Args:
