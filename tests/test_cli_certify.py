@@ -59,6 +59,14 @@ def test_the_seed_decides_the_rows_and_the_batch_size_does_not(checkpoint, tmp_p
     assert "average certified radius" in " ".join(capsys.readouterr().out.split())
 
 
+def test_copies_too_few_to_prove_a_majority_certify_nothing(checkpoint, capsys):
+    assert main(_arguments(checkpoint, "--samples", "7", "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["abstained"] == 1
+    assert found["largest_possible_radius"] == found["accuracy"] == 0
+    assert [point["radius"] for point in found["certified"]] == [0]
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -66,13 +74,14 @@ def test_the_seed_decides_the_rows_and_the_batch_size_does_not(checkpoint, tmp_p
         (["--samples", "0"], "samples must be at least 1, got 0"),
         (["--select", "0"], "select must be at least 1"),
         (["--alpha", "1"], "alpha must be in (0, 1), got 1"),
+        (["--checkpoint", "x", "--noise", "0.1"], "--noise goes without --checkpoint"),
         (["--noise", "-1"], "noise must be >= 0"),
         (["--out", __file__], "--out must be a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(checkpoint, more, words, capsys):
     arguments = _arguments(checkpoint, *more)
-    if "--noise" in more:  # only where a model is trained
+    if more[0] == "--noise":  # only where a model is trained
         arguments = ["certify", *more]
     assert main(arguments) == 2
     lines = capsys.readouterr().err.strip().splitlines()

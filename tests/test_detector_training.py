@@ -6,7 +6,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from training_for_tests import Unreadable, assert_same_weights, digits, few_digits, weights
+from training_for_tests import (
+    Unreadable,
+    assert_same_weights,
+    digits,
+    few_digits,
+    relabelled,
+    weights,
+)
 
 from deitsec.attacks import APGD, FGSM, PGD, PGDL2
 from deitsec.cli import main
@@ -22,6 +29,7 @@ from deitsec.verification.protocol import choose_rows
 from deitsec.verification.suite import suite_eps
 
 EPS = 26 / 255  # the suite's on digits
+NO_LABELS = torch.full((200,), -1)
 SEEN = (FGSM(eps=EPS), PGD(eps=EPS))
 CONFIG = DetectorConfig(
     fit=FitConfig(epochs=8, batch_size=32, lr=4e-3, validation=0.0, threads=1), rows=400
@@ -141,6 +149,10 @@ def test_a_detector_is_read_as_it_was_written_and_for_its_classifier_only(
                 m, few_digits(), SEEN, dataclasses.replace(CONFIG, false_positives=0.001)
             ),
             "too few for a false positive rate of 0.001",
+        ),
+        (
+            lambda m: train_detector(m, relabelled(few_digits(), NO_LABELS), SEEN, CONFIG),
+            "200 of 200 training images of few have no label",
         ),
         (
             lambda m: evaluate_detector(

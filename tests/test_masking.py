@@ -107,6 +107,27 @@ def test_threshold_of_what_is_found_without_gradients(key, name, broken, status)
     assert {check["status"] for check in checks.values()} == {"pass"}
 
 
+def test_a_single_image_accuses_nobody():
+    found = {"attack": "square:eps=0.1", "broken": 1, "seconds": 1.0}
+    assert masking_checks(_probes(rows=20, black_box=found))[0]["status"] == "pass"
+    two = masking_checks(_probes(rows=20, black_box=found | {"broken": 2}))[0]
+    assert two["status"] == "warn"
+    assert "may be masked" in two["evidence"]
+
+
+def test_one_step_and_a_target_are_no_yardstick():
+    """Both leave images that a search walks past on an honest model."""
+    module = _linear()
+    model = wrap(module, mean=0.0, std=1.0, num_classes=2, in_chans=1)
+    attacks = ("fgsm", "pgd:target=0", "pgd:steps=20")
+    report = verify(model, _source(module), attacks, eps=0.1, sweep=False).document
+    (followed,) = report["probes"]["followed"]
+    assert "target" not in followed
+    assert "steps=20" in followed
+    alone = verify(model, _source(module), attacks[:2], eps=0.1, sweep=False).document
+    assert alone["probes"] is None
+
+
 def test_evidence_has_the_figures():
     evidence = [check["evidence"] for check in masking_checks(_probes())]
     assert "Of 100 images, 40 withstood fgsm and pgd" in evidence[0]
@@ -120,6 +141,22 @@ def test_threshold_of_vanishing_gradients(place, status):
     shares[place] += 0.02
     amplitudes = _probes()["amplitudes"] | {"shares": shares}
     assert masking_checks(_probes(amplitudes=amplitudes))[2]["status"] == status
+
+
+def test_zero_gradients_are_called_zero_and_no_other_loss_is_advised():
+    found = _probes()["amplitudes"]
+    nothing = found | {"zero": 100, "lowest": None, "median": None, "shares": [1.0] + 9 * [0.0]}
+    told = masking_checks(_probes(amplitudes=nothing))[2]
+    assert told["status"] == "warn"
+    assert "median L2 norm of 0 on 100 images; it is exactly 0 on 100." in told["evidence"]
+    assert "loss of logits" not in told["evidence"]
+    old = masking_checks(_probes(amplitudes=nothing | {"median": float("-inf")}))[2]
+    assert "inf" not in old["evidence"]
+    small = found | {"lowest": -50.0, "median": -45.0, "shares": [1.0] + 9 * [0.0]}
+    assert (
+        "a loss of logits may find more"
+        in (masking_checks(_probes(amplitudes=small))[2]["evidence"])
+    )
 
 
 def test_no_probe_where_nothing_followed_a_gradient():

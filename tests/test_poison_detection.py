@@ -10,6 +10,7 @@ from models_for_tests import mlp
 from torch import nn
 from training_for_tests import digits
 
+from deitsec.cli import main
 from deitsec.data import Patch, flip_labels, plant_backdoor
 from deitsec.defenses.activation_clustering import ActivationClustering
 from deitsec.defenses.poisoning_trial import (
@@ -256,3 +257,23 @@ def test_what_is_flagged_is_left_out():
 def test_bad_requests_are_refused(make, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         make()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--expected", "0"], "--expected must be in (0, 1], got 0"),
+        (["--trigger", "stripe"], "--trigger must be patch or blend, got 'stripe'"),
+        (["--trigger", "blend", "--size", "3"], "--size does nothing with --kind backdoor"),
+        (["--blend-alpha", "0.1"], "--blend-alpha does nothing with --kind backdoor --trigger pat"),
+        (["--kind", "flip", "--size", "3"], "--size does nothing with --kind flip"),
+        (["--kind", "flip", "--trigger", "patch"], "--trigger does nothing with --kind flip"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused_before_any_training(
+    more, words, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["poison", *more]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line

@@ -44,7 +44,8 @@ def test_verdicts_follow_from_the_figures(clean, plain, adaptive, said):
 
 
 def test_few_rows_tell_less():
-    assert notable(25) == 0.2
+    assert notable(25) == 0.4
+    assert notable(100) == 0.2
     assert notable(1000) == 0.1
 
 

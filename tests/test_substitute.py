@@ -134,6 +134,13 @@ def test_the_budget_is_kept_to_the_row(budget):
     assert len(found.pixels) == budget
 
 
+@pytest.mark.parametrize(("budget", "stopped"), [(39, True), (40, False)])
+def test_a_budget_that_fits_exactly_stops_nothing(budget, stopped):
+    oracle = LabelsOnly(_Frozen(), num_classes=10, budget=budget)
+    attack = SubstituteAttack(rounds=1, fit=ONE)
+    assert train_substitute(oracle, _logistic(), _first(), attack).stopped is stopped
+
+
 def test_what_others_asked_before_is_not_counted_as_the_attacks():
     oracle = ScoresOnly(_logistic(), num_classes=10, budget=100)
     oracle(to_float(_first()))

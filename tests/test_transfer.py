@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from models_for_tests import Linear, images_and_labels, mlp
-from training_for_tests import digits
+from torch import nn
+from training_for_tests import digits, relabelled
 
 from deitsec.attacks import CW, FGSM, PGD, PGDL2, HopSkipJumpLinf, Square
 from deitsec.data import Subset, to_float
@@ -15,6 +16,7 @@ from deitsec.defenses.same_size_noise import noise_of_same_size
 from deitsec.defenses.transfer import attack_for, predict, transfer_matrix
 from deitsec.models import LabelsOnly, ScoresOnly
 from deitsec.ops import row_norms
+from deitsec.types import IN_FLIGHT
 
 
 def test_rates_of_linear_models_are_the_closed_form():
@@ -53,6 +55,20 @@ def test_the_diagonal_is_the_attack_on_the_model_itself_and_beats_noise():
     assert found.rate[0][0] > found.noise[0][0] + 0.3
     assert found.rate[0][0] > found.rate[1][0]
     assert found.document()["rate"] == found.rate
+
+
+def test_the_draws_of_a_stochastic_target_belong_to_the_sample(monkeypatch):
+    seen = []
+
+    class Drawing(nn.Module):
+        def forward(self, images):
+            seen.append(IN_FLIGHT.get().sample_ids.tolist())
+            return images.flatten(1)[:, :2]
+
+    monkeypatch.setattr("deitsec.defenses.transfer._TOGETHER", 3)
+    predict(Drawing(), torch.rand(5, 1, 2, 2), seed=1)
+    assert seen == [[0, 1, 2], [3, 4]]
+    assert IN_FLIGHT.get() is None
 
 
 def test_a_target_that_is_never_right_has_no_rate():
@@ -129,6 +145,12 @@ def _without_class_3():
     return replace(data, train=Subset(base=data.train, rows=rows))
 
 
+def _first_unlabelled(data):
+    labels = data.train.labels.clone()
+    labels[:3] = -1
+    return labels
+
+
 IMAGES, LABELS = torch.rand(4, 1, 6, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
 
 
@@ -148,9 +170,17 @@ IMAGES, LABELS = torch.rand(4, 1, 6, 6, dtype=torch.float64), torch.tensor([0, 1
             lambda: transfer_matrix({"a": mlp()}, IMAGES, LABELS - 1, FGSM()),
             "labels must be in 0 to 4, got -1 to 2",
         ),
+        (
+            lambda: attack_for("b", ScoresOnly(mlp(), num_classes=5), PGD(target=1)),
+            "pgd aims at 1 and needs gradients, and b gives scores only",
+        ),
         (lambda: fit_estimator("trees", digits()), "forest, knn, logistic, svm, tree, got 'trees'"),
         (lambda: fit_estimator("tree", replace(digits(), train=None)), "no training split"),
         (lambda: fit_estimator("tree", _without_class_3()), "has none of [3]"),
+        (
+            lambda: fit_estimator("tree", relabelled(digits(), _first_unlabelled(digits()))),
+            f"3 of {len(digits().train)} training images of {digits().uri} have no label",
+        ),
     ],
 )
 def test_bad_requests_are_refused(make, words):

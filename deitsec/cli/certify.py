@@ -65,6 +65,10 @@ def certify(
     from deitsec.verification.protocol import choose_rows
     from deitsec.verification.subject import ModelRequest, obtain
 
+    if checkpoint is not None and noise is not None:
+        raise ValueError(
+            "--noise goes without --checkpoint: it is of a training, and a checkpoint is trained"
+        )
     check_sigma(sigma)
     check_copies(select=select, samples=samples)
     check_alpha(alpha)

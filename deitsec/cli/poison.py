@@ -45,11 +45,13 @@ def poison(
         int | None,
         typer.Option(help="Class that the trigger gives, or that labels are flipped to."),
     ] = None,
-    trigger: Annotated[str, typer.Option(help="patch or blend.")] = "patch",
+    trigger: Annotated[str | None, typer.Option(help="patch or blend. [default: patch]")] = None,
     size: Annotated[
         int | None, typer.Option(help="Side of the patch. [default: an eighth of the image's]")
     ] = None,
-    blend_alpha: Annotated[float, typer.Option(help="Weight of the blended pattern.")] = 0.2,
+    blend_alpha: Annotated[
+        float | None, typer.Option(help="Weight of the blended pattern. [default: 0.2]")
+    ] = None,
     expected: Annotated[
         float | None,
         typer.Option(
@@ -80,9 +82,12 @@ def poison(
     check_report_folder(out)
     if kind not in KINDS:
         raise ValueError(f"--kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if expected is not None and not 0 < expected <= 1:
+        raise ValueError(f"--expected must be in (0, 1], got {expected:g}")
+    _check_trigger(kind, trigger, size, blend_alpha)
     with display() as shown:
         clean = load_data(data, image_size=image_size)
-        mark = {"kind": trigger, "size": size, "alpha": blend_alpha, "seed": seed}
+        mark = {"kind": trigger or "patch", "size": size, "alpha": blend_alpha, "seed": seed}
         poisoned = _contaminate(clean, kind, rate, source, target, mark)
         place = choose_device(device)
         config = options.changed(recipe(clean, model, seed=seed).fit, epochs=epochs)
@@ -113,6 +118,23 @@ def poison(
         _print(document, out)
 
 
+def _check_trigger(
+    kind: str, trigger: str | None, size: int | None, blend_alpha: float | None
+) -> None:
+    """Raise a ValueError for an option of a trigger that is not planted."""
+    if trigger not in (None, "patch", "blend"):
+        raise ValueError(f"--trigger must be patch or blend, got {trigger!r}")
+    given = {"--trigger": trigger, "--size": size, "--blend-alpha": blend_alpha}
+    unused = [name for name, value in given.items() if value is not None]
+    if kind != "flip":
+        unused = [name for name in unused if name != "--trigger"]
+        own = "--blend-alpha" if trigger == "blend" else "--size"
+        unused = [name for name in unused if name != own]
+    if unused:
+        shown = "" if kind == "flip" else f" --trigger {trigger or 'patch'}"
+        raise ValueError(f"{unused[0]} does nothing with --kind {kind}{shown}; leave it out")
+
+
 def _contaminate(
     data: "DataSource",
     kind: str,
@@ -128,10 +150,8 @@ def _contaminate(
         return flip_labels(data, rate=rate, source=source, target=target, seed=seed)
     if source is not None:
         raise ValueError(f"--source goes with --kind flip, got --kind {kind}")
-    if mark["kind"] not in ("patch", "blend"):
-        raise ValueError(f"--trigger must be patch or blend, got {mark['kind']!r}")
     if mark["kind"] == "blend":
-        stamp = Blend(alpha=mark["alpha"], seed=seed)
+        stamp = Blend(alpha=0.2 if mark["alpha"] is None else mark["alpha"], seed=seed)
     else:
         side = max(1, min(data.test.shape[1:]) // 8)
         stamp = Patch(size=side if mark["size"] is None else mark["size"])

@@ -49,7 +49,8 @@ class Certification:
         from scipy.special import ndtri
 
         found = self.certificates
-        most = found.sigma * float(ndtri(found.alpha ** (1 / found.samples)))
+        # so few copies that not even all of them prove a majority certify nothing
+        most = max(0.0, found.sigma * float(ndtri(found.alpha ** (1 / found.samples))))
         marks = [_MARKS * found.sigma * i for i in range(int(most / found.sigma / _MARKS) + 1)]
         shares = certified_accuracy(found, self.labels, marks)
         return {

@@ -29,6 +29,7 @@ class Detection:
         rows: how many.
         fooled: of them, images that the classifier gets wrong after the attack.
         evaded: of these, images that are not detected either: what the attacker wants.
+        evaded_rows: which, in ascending order: (evaded,) rows of the test split.
         auroc: area under the ROC of images that fool against clean ones: 1 tells all apart, 1/2
             none; None where no image fools.
         curve: (false positive rate, true positive rate) of that ROC.
@@ -39,6 +40,7 @@ class Detection:
     rows: int
     fooled: int
     evaded: int
+    evaded_rows: tuple[int, ...]
     auroc: float | None
     curve: Curve
 
@@ -52,6 +54,7 @@ class Detection:
             "success_undefended": fooled / self.rows,
             "detected": (fooled - self.evaded) / fooled if fooled else None,
             "success": self.evaded / self.rows,
+            "evaded_rows": list(self.evaded_rows),
             "auroc": self.auroc,
             "curve": self.curve,
         }
@@ -118,7 +121,9 @@ def evaluate_detector(
     """
     check_kinds(seen, unseen)
     labels = data.test.labels[rows]
-    clean = look(defended.detector, defended.classifier, data.test.images(rows))
+    clean = look(
+        defended.detector, defended.classifier, data.test.images(rows), sample_ids=rows, seed=seed
+    )
     right = clean.predicted == labels
     if not right.any():
         raise ValueError(f"the classifier has none of {len(rows)} images right: nothing to attack")
@@ -169,16 +174,18 @@ def _detection(
             progress(stage, done, total)
 
     pixels = fool(model, attack, data.test, rows, seed=seed, progress=tell).pixels
-    seen = look(defended.detector, defended.classifier, pixels)
+    seen = look(defended.detector, defended.classifier, pixels, sample_ids=rows, seed=seed)
     right = clean.predicted == labels
     fooled = right & (seen.predicted != labels)
+    evaded = fooled & ~seen.detected
     auroc, curve = roc(clean.evidence, seen.evidence[fooled])
     return Detection(
         spec=spec,
         kind=kind,
         rows=int(right.sum()),
         fooled=int(fooled.sum()),
-        evaded=int((fooled & ~seen.detected).sum()),
+        evaded=int(evaded.sum()),
+        evaded_rows=tuple(sorted(rows[evaded].tolist())),
         auroc=auroc,
         curve=curve,
     )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from deitsec.attacks import Attack
 from deitsec.data import ImageSet, to_float
 from deitsec.defenses.detector import Detector
+from deitsec.defenses.flight import in_flight
 from deitsec.engine import Engine
 from deitsec.engine.guard import attack_mode
 
@@ -103,14 +104,31 @@ class Looked:
     detected: Tensor
 
 
-def look(detector: Detector, classifier: nn.Module, pixels: Tensor) -> Looked:
-    """Ask classifier and detector about images (N, C, H, W) uint8."""
+def look(
+    detector: Detector,
+    classifier: nn.Module,
+    pixels: Tensor,
+    *,
+    sample_ids: Tensor | None = None,
+    seed: int = 0,
+) -> Looked:
+    """Ask classifier and detector about images (N, C, H, W) uint8.
+
+    Args:
+        detector: of this classifier.
+        classifier: its draws, if it makes any, belong to the samples.
+        pixels: the images.
+        sample_ids: (N,) int64 identity of each row; None numbers them from 0.
+        seed: of the classifier's draws.
+    """
     device = detector.threshold.device
+    ids = torch.arange(len(pixels)) if sample_ids is None else sample_ids
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with attack_mode(detector, classifier), torch.no_grad():
-        for some in pixels.split(_BATCH):
+        for some, own in zip(pixels.split(_BATCH), ids.split(_BATCH), strict=True):
             images = to_float(some.to(device))
-            logits = classifier(images)
+            with in_flight(own.to(device), seed):
+                logits = classifier(images)
             evidence = detector.evidence(images, logits)
             predicted, detected = logits.argmax(1), evidence > detector.threshold
             parts.append((evidence.float().cpu(), predicted.cpu(), detected.cpu()))

@@ -12,6 +12,7 @@ from deitsec.attacks import Attack, format_spec
 from deitsec.data import ArrayImageSet, DataSource, ImageSet
 from deitsec.defenses.detector import Detector
 from deitsec.defenses.detector_images import fool, look
+from deitsec.defenses.labelled import check_labelled
 from deitsec.engine.guard import attack_mode
 from deitsec.models import Classifier
 from deitsec.training import FitConfig, FitResult, TrainingEvent, fit
@@ -117,8 +118,9 @@ def train_detector(
         progress: told of the training, as `fit` does.
 
     Raises:
-        ValueError: no attack, no training split, an attack that fools nobody, too few rows for the
-            rate of false positives, or what `Engine.run` and `fit` raise.
+        ValueError: no attack, no training split, one with an unlabelled image, an attack that fools
+            nobody, too few rows for the rate of false positives, or what `Engine.run` and `fit`
+            raise.
         TrainingDiverged: from `fit`.
     """
     config = DetectorConfig() if config is None else config
@@ -126,6 +128,7 @@ def train_detector(
         raise ValueError("seen must hold at least one attack to learn from, got none")
     if data.train is None:
         raise ValueError(f"{data.uri} has no training split: give a source that has one")
+    check_labelled(data)
     learn, keep = _split(data.train, config)
     pixels, counts = _adversarial(classifier, data.train, seen, learn, config, rows_done)
     detector = _fresh(data.train.shape, classifier.num_classes, config)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from deitsec.data import DataSource
+from deitsec.defenses.labelled import check_labelled
 from deitsec.models import wrap_sklearn
 
 
@@ -59,12 +60,14 @@ def fit_estimator(name: str, data: DataSource, *, seed: int = 0) -> nn.Module:
         seed: of the estimator.
 
     Raises:
-        ValueError: an unknown name, data without a training split, or a class without an image.
+        ValueError: an unknown name, data without a training split, an unlabelled image in it, or a
+            class without an image.
     """
     if name not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {name!r}")
     if data.train is None:
         raise ValueError(f"{data.uri} has no training split to fit {name} on")
+    check_labelled(data)
     missing = set(range(data.num_classes)) - set(data.train.labels.unique().tolist())
     if missing:
         raise ValueError(

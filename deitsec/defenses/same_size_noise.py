@@ -5,7 +5,9 @@ from torch import Tensor
 
 from deitsec import ops
 
-_PLACES, _SIGNS = 2, 3  # streams of the draws: 0 and 1 are those of attacks
+# keeps these draws apart from those of attacks, which have the seed itself
+_SEED = 0x4E_4F_49_53_45
+_PLACES, _SIGNS = 0, 1
 
 
 def noise_of_same_size(clean: Tensor, adv: Tensor, sample_ids: Tensor, *, seed: int = 0) -> Tensor:
@@ -25,7 +27,8 @@ def noise_of_same_size(clean: Tensor, adv: Tensor, sample_ids: Tensor, *, seed: 
     """
     middle = torch.full_like(clean, 0.5, dtype=torch.float32).contiguous()
     draws = [
-        ops.random_start(middle, sample_ids, 0.5, seed, s).flatten(1) for s in (_PLACES, _SIGNS)
+        ops.random_start(middle, sample_ids, 0.5, seed ^ _SEED, stream).flatten(1)
+        for stream in (_PLACES, _SIGNS)
     ]
     start, change = clean.flatten(1), (adv - clean).flatten(1).abs()
     change = change.gather(1, draws[0].argsort(dim=1, stable=True))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from deitsec.attacks import Attack
-from deitsec.defenses.smoothing import SmoothedClassifier, Votes
+from deitsec.defenses.smoothing import ABSTAIN, SmoothedClassifier, Votes
 from deitsec.engine import AttackResult, Engine
 
 Objective = Literal["softmax", "logits"]
@@ -23,11 +23,14 @@ class SmoothedAttack:
         votes: at the adversarial images, with noise that the attack has not seen.
         right: (N,) bool: most votes at the adversarial image are for the label. Where the
             classifier would abstain there, the row counts by the side it leans to.
+        broken: (N,) bool: the smoothed classifier returns another class than the label there. A
+            majority that may be a toss of coins, where it abstains, is none.
     """
 
     result: AttackResult
     votes: Votes
     right: Tensor
+    broken: Tensor
 
     @property
     def accuracy(self) -> float:
@@ -77,5 +80,6 @@ def attack_smoothed(
     engine = Engine(climbed, **settings)
     result = engine.run(attack, images, labels, sample_ids=sample_ids, progress=progress)
     votes = smoothed.predict(result.adv, n, alpha, sample_ids=sample_ids)
-    right = votes.leaders == torch.as_tensor(labels).cpu()
-    return SmoothedAttack(result=result, votes=votes, right=right)
+    own = torch.as_tensor(labels).cpu()
+    broken = (votes.classes != ABSTAIN) & (votes.classes != own)
+    return SmoothedAttack(result=result, votes=votes, right=votes.leaders == own, broken=broken)

@@ -74,6 +74,12 @@ class SubstituteAttack:
         """By how many levels of 8 bits round `number` (from 0) changes an image, with its sign."""
         return round(255 * self.step) * (-1) ** (number // self.period)
 
+    def new_images(self, images: int, number: int) -> int:
+        """How many images round `number` (from 0) makes of so many, where no budget ends it."""
+        if self.reservoir is None or number < self.full_rounds:
+            return images
+        return min(images, self.reservoir)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Round:
@@ -147,7 +153,7 @@ def train_substitute(
         if number:
             left = oracle.count.left
             new = _augmented(substitute, pixels, labels, attack, number - 1, left, generator)
-            stopped = stopped or left == 0 or (left is not None and len(new) == left)
+            stopped = stopped or len(new) < attack.new_images(len(pixels), number - 1)
             if len(new) == 0:
                 break
             labels = torch.cat([labels, _ask(oracle, substitute, new)])
@@ -218,9 +224,7 @@ def _augmented(
     generator: torch.Generator,
 ) -> Tensor:
     """New images: x + lambda sgn(dF_label / dx), of all images or of a reservoir of them."""
-    size = len(pixels)
-    if attack.reservoir is not None and number >= attack.full_rounds:
-        size = min(size, attack.reservoir)
+    size = attack.new_images(len(pixels), number)
     size = size if left is None else min(size, left)
     rows = torch.arange(size)
     if size < len(pixels):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deitsec.attacks import Attack, HopSkipJumpLinf, Square, format_spec
+from deitsec.defenses.flight import in_flight
 from deitsec.defenses.same_size_noise import noise_of_same_size
 from deitsec.engine import Engine
 from deitsec.engine.access import access_of
@@ -84,7 +85,7 @@ def transfer_matrix(
     chosen = {
         name: attack_for(name, model, attack, queries=queries) for name, model in models.items()
     }
-    clean = {name: predict(model, images) == labels for name, model in models.items()}
+    clean = {name: predict(model, images, seed=seed) == labels for name, model in models.items()}
     ids = torch.arange(len(images))
     rate: list[tuple[float | None, ...]] = []
     noise: list[tuple[float | None, ...]] = []
@@ -98,7 +99,10 @@ def transfer_matrix(
         adv = engine.run(chosen[name], images, labels, progress=tell).adv
         shuffled = noise_of_same_size(images, adv, ids.to(images.device), seed=seed)
         for found, shown in ((rate, adv), (noise, shuffled)):
-            wrong = {other: predict(target, shown) != labels for other, target in models.items()}
+            wrong = {
+                other: predict(target, shown, seed=seed) != labels
+                for other, target in models.items()
+            }
             found.append(tuple(_share(wrong[other][clean[other]]) for other in models))
     return TransferMatrix(
         names=tuple(models),
@@ -114,11 +118,17 @@ def attack_for(name: str, model: nn.Module, attack: Attack, *, queries: int = 10
     """The attack itself, or one within its radius that asks for no more than a model gives.
 
     Raises:
-        ValueError: the model gives too little, and the attack has no L-infinity radius.
+        ValueError: the model gives too little, and the attack has no L-infinity radius, or a
+            target.
     """
     access = access_of(model)
     if ACCESSES.index(attack.traits.needs) <= ACCESSES.index(access):
         return attack
+    if attack.target is not None:
+        raise ValueError(
+            f"{attack.name} aims at {attack.target} and needs gradients, and {name} gives {access} "
+            "only: give an attack without a target, for which Square or HopSkipJump stand in"
+        )
     if attack.radius is None or attack.traits.norm != "linf":
         raise ValueError(
             f"{attack.name} needs gradients and {name} gives {access} only; give an attack with an "
@@ -129,11 +139,18 @@ def attack_for(name: str, model: nn.Module, attack: Attack, *, queries: int = 10
     return HopSkipJumpLinf(eps=attack.radius, max_queries=queries)
 
 
-def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """Return the predicted classes (N,) int64, in eval mode; the model is left as it was found."""
+def predict(model: nn.Module, images: Tensor, *, seed: int = 0) -> Tensor:
+    """Return the predicted classes (N,) int64, in eval mode; the model is left as it was found.
+
+    Row i is sample i to a model that draws, whose draws `seed` decides.
+    """
     place = next((p.device for p in model.parameters()), images.device)
     with attack_mode(model), torch.no_grad():
-        found = [model(part.to(place)).argmax(1) for part in images.split(_TOGETHER)]
+        ids = torch.arange(len(images), device=place).split(_TOGETHER)
+        found: list[Tensor] = []
+        for part, some in zip(images.split(_TOGETHER), ids, strict=True):
+            with in_flight(some, seed):
+                found.append(model(part.to(place)).argmax(1))
     return torch.cat(found).to(images.device)
 
 

@@ -55,8 +55,12 @@ def render(document: Document) -> Page:
 
 
 def notable(rows: int) -> float:
-    """A difference of accuracies beyond chance: two standard errors at most, and 10 points."""
-    return max(_NOTABLE, 1 / math.sqrt(rows))
+    """A difference of accuracies on the same images beyond chance: 10 points, or what is more.
+
+    The difference of two shares of the same N images has a standard error of at most 1 / sqrt(N);
+    two of them count.
+    """
+    return max(_NOTABLE, 2 / math.sqrt(rows))
 
 
 def verdict(entry: Mapping[str, Any], base: Mapping[str, Any], least: float) -> str:

@@ -167,8 +167,11 @@ def render(document: Document) -> Page:
         f"The attacker sees labels of a {options['model']} and nothing else. "
         f"{options['first']} test images of each class are the start; each round doubles them by "
         f"x + lambda sgn(dF_label/dx). Images within eps = {255 * found['eps']:.0f}/255 of their "
-        "clean ones are then made on the substitute. All shares are of the images that the hidden "
-        "model got right, and noise is the perturbation itself, shuffled over the image with "
+        "clean ones are then made on the substitute. *Agreement* is a share of all images that "
+        "measure; *transfer*, *white box* and *noise* are shares of those that the hidden model "
+        "got right, *on the substitute* of those that the substitute got right, and a share of "
+        "the matrix below of those that the model shown them got right. Noise is the perturbation "
+        "itself, shuffled over the image with "
         "random signs: what transfers is what is above it.\n",
         "## The substitute attack\n\n![agreement by queries](figure:agreement)\n",
         _attacks(found["substitutes"]),

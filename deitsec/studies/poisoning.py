@@ -141,6 +141,9 @@ def render(document: Document) -> Page:
         "## Who finds it\n\nSpectral signatures are told the largest share of a class that is "
         "poisoned, and flag 1.5 times as many rows of *every* class, since nobody tells them which "
         "one: their precision is low by construction, and AUROC tells how well they rank. "
+        "AUROC pools the rows of all classes; those of a class that a detector gives no judgement "
+        "on rank last. *Of a class* is the largest share of a class that is poisoned: at 100% the "
+        "class is poison throughout, and there is no clean row in it to be told from. "
         "Activation clustering is told nothing. Both assume that the poison is the smaller part of "
         "its class, and that it shares something which random flips do not.\n",
         _detections(trials),
@@ -173,6 +176,7 @@ def _detections(trials: list[dict[str, Any]]) -> str:
     rows = [
         [
             f"{trial['words']} {share(trial['rate'], 1)}, {found['name']}",
+            share(trial["contamination"].get("largest_share"), 1),
             str(found["flagged"]),
             share(found["recall"], 1),
             share(found["precision"], 1),
@@ -183,7 +187,7 @@ def _detections(trials: list[dict[str, Any]]) -> str:
         for trial in trials
         for found in trial["detectors"]
     ]
-    head = ("contamination and detector", "flagged", "recall", "precision", "AUROC")
+    head = ("contamination and detector", "of a class", "flagged", "recall", "precision", "AUROC")
     return table((*head, "accuracy without them", "attack without them"), rows)
 
 

@@ -39,6 +39,8 @@ def render(document: Document) -> Page:
         f"PGD in L2, {options['steps']} steps, {options['draws']} noisy copies a step, judged by "
         f"{options['votes']} votes under noise that it had not seen: *SmoothAdv* climbs on the "
         "mean softmax, *EOT* on the mean logits, *left* counts the images that withstood both. "
+        "*Certified and broken* counts the certified images that the smoothed classifier, by its "
+        "own test of significance, then gives another class. "
         "*Undefended* is the network trained without noise, under the same PGD.",
         _attacked(found),
         "## Published",
