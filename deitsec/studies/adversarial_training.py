@@ -97,18 +97,23 @@ def _trained(run: StudyRun[Options], method: str, eps: float) -> tuple[Classifie
     def train(network: Classifier, **more: Any) -> FitResult:
         go: Any = fit if isinstance(config, FitConfig) else adversarial_fit
         result: FitResult = go(network.to(run.device), data, config, **more)
-        history = [asdict(record) for record in result.history]
-        kept.update(
-            settings=dict(result.config),
-            history=history,
-            best_epoch=result.best_epoch,
-            seconds_per_epoch=fmean(record["seconds"] for record in history),
-            note=history[-1]["note"],
-        )
+        # kept before the network is, which is not trained again once it is there
+        kept.update(run.part(f"{method}-history", lambda: _history(result)))
         return result
 
     network = run.network(method, lambda: new_model(name, data, seed=run.seed), train)
-    return network, run.part(f"{method}-history", lambda: kept)
+    return network, kept or run.part(f"{method}-history", dict[str, Any])
+
+
+def _history(result: FitResult) -> dict[str, Any]:
+    history = [asdict(record) for record in result.history]
+    return {
+        "settings": dict(result.config),
+        "history": history,
+        "best_epoch": result.best_epoch,
+        "seconds_per_epoch": fmean(record["seconds"] for record in history),
+        "note": history[-1]["note"],
+    }
 
 
 def _config(run: StudyRun[Options], method: str, eps: float) -> FitConfig | AdversarialConfig:

@@ -71,7 +71,8 @@ def _words(found: Found, spec: str) -> str:
 def _curve(found: Found) -> Any:
     radii = [0.0, *found["curve"], found["eps"]]
     keys = [*(f"pgd-{index}" for index in range(len(found["curve"]))), "pgd"]
-    figure = new_figure(3.2)
+    colours = (*SERIES, "#8c510a")
+    figure = new_figure(3.0)
     axes = figure.subplots()
     for index, one in enumerate(found["networks"]):
         values = [100 * one["clean"]["accuracy"], *(100 * one[key]["accuracy"] for key in keys)]
@@ -82,9 +83,9 @@ def _curve(found: Found) -> Any:
             ms=3.5,
             lw=1.2,
             ls="--" if "teacher" in one["name"] else "-",
-            color=SERIES[index % len(SERIES)],
+            color=colours[index % len(colours)],
             label=one["name"],
         )
     axes.set(xlabel="eps (PGD-20)", ylabel="accuracy in %", ylim=(-3, 103))
-    axes.legend(fontsize=6.5, loc="lower left")
+    figure.legend(fontsize=6.5, loc="outside right upper")
     return figure

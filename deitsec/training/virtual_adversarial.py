@@ -20,6 +20,7 @@ from deitsec.training.augment import augment
 from deitsec.training.config import FitConfig
 from deitsec.training.loop import Objective, run_epochs
 from deitsec.training.modes import mode_kept, place_of
+from deitsec.training.processes import find_processes
 from deitsec.training.result import FitResult, Progress
 
 
@@ -79,7 +80,8 @@ def virtual_fit(
     CE(labelled) + alpha LDS(all) + entropy H(all), eq. 8: LDS(x) = KL(p(x) || p(x + r)) at the
     virtual adversarial perturbation r, p(x) taken as constant. Each step takes a batch of all
     images and, where some are unlabelled, a batch of labelled ones beside it, drawn with
-    replacement. Everything else is as in `fit`.
+    replacement; several processes share both, and each draws its own share of the labelled one.
+    Everything else is as in `fit`.
 
     Args:
         model: on the device to train on.
@@ -217,10 +219,12 @@ class _Labelled:
         self._rows = rows
         self._config = config
         self._device = place_of(model)
+        count = find_processes(self._device).count
+        self._size = max(1, config.batch_size // count)
 
     def __call__(self) -> tuple[Tensor, Tensor]:
         # the global stream, which the state of a run holds: a resumed run draws what it would have
-        picked = self._rows[torch.randint(len(self._rows), (self._config.batch_size,))]
+        picked = self._rows[torch.randint(len(self._rows), (self._size,))]
         images = to_float(self._train.images(picked).to(self._device))
         if self._config.augmentation is not None:
             images = augment(images, self._config.augmentation, torch.default_generator)
