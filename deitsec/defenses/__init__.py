@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from deitsec.defenses.ensemble import Ensemble
     from deitsec.defenses.estimators import ESTIMATORS, fit_estimator
     from deitsec.defenses.evasion import Evasion
-    from deitsec.defenses.glimpses import glimpses
     from deitsec.defenses.hidden_attack import attack_hidden
+    from deitsec.defenses.multiple_glimpses import glimpses
     from deitsec.defenses.noise import noisy
     from deitsec.defenses.output_codes import OutputCode, coded, hadamard_codes, random_codes
     from deitsec.defenses.poisoning_trial import (
@@ -138,7 +138,7 @@ _HOMES = {
         "fit_estimator",
     ),
     "evasion": ("Evasion",),
-    "glimpses": ("glimpses",),
+    "multiple_glimpses": ("glimpses",),
     "hidden_attack": ("attack_hidden",),
     "noise": ("noisy",),
     "output_codes": (

@@ -15,7 +15,7 @@ from deitsec.defenses.bit_depth import BitDepth
 from deitsec.defenses.bpda import BPDA
 from deitsec.defenses.clean_up import cleaned, fit_clean_up
 from deitsec.defenses.ensemble import Ensemble
-from deitsec.defenses.glimpses import glimpses
+from deitsec.defenses.multiple_glimpses import glimpses
 from deitsec.defenses.noise import noisy
 from deitsec.defenses.output_codes import OutputCode, coded, hadamard_codes
 from deitsec.defenses.pretraining import fit_pretrained, pretrainable
