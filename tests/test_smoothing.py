@@ -11,7 +11,7 @@ from torch import nn
 
 from deitsec.attacks import PGD, PGDL2
 from deitsec.defenses.binomial import lower_bound, tie_p_value
-from deitsec.defenses.certified_accuracy import average_certified_radius, certified_accuracy
+from deitsec.defenses.certified_curve import average_certified_radius, certified_accuracy
 from deitsec.defenses.smoothed_attack import attack_smoothed
 from deitsec.defenses.smoothing import ABSTAIN, Certificates, SmoothedClassifier
 from deitsec.models import ScoresOnly

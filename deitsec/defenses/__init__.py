@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from deitsec.defenses.bit_depth import BitDepth
     from deitsec.defenses.bpda import BPDA
     from deitsec.defenses.certification import Certification, certify_rows
-    from deitsec.defenses.certified_accuracy import average_certified_radius, certified_accuracy
+    from deitsec.defenses.certified_curve import average_certified_radius, certified_accuracy
     from deitsec.defenses.clean_up import CleanUp, cleaned, fit_clean_up
     from deitsec.defenses.detector import Detector, RejectingClassifier
     from deitsec.defenses.detector_checkpoint import load_detector, save_detector
@@ -106,7 +106,7 @@ _HOMES = {
         "Certification",
         "certify_rows",
     ),
-    "certified_accuracy": (
+    "certified_curve": (
         "average_certified_radius",
         "certified_accuracy",
     ),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deitsec.data import DataSource, to_float
-from deitsec.defenses.certified_accuracy import average_certified_radius, certified_accuracy
+from deitsec.defenses.certified_curve import average_certified_radius, certified_accuracy
 from deitsec.defenses.smoothing import ABSTAIN, Certificates, Progress, SmoothedClassifier
 from deitsec.training import predict
 
