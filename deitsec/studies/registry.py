@@ -17,27 +17,27 @@ STUDIES: dict[str, str] = {
     ),
     "detector": (
         "ROC by attack, attacks held out, and the attack on classifier and detector together "
-        "(Carlini and Wagner 2017); about an hour"
+        "(Carlini and Wagner 2017); whole form not timed"
     ),
     "smoothing": (
         "certified accuracy by radius, and under attacks that know of the noise (Cohen et al. "
-        "2019); about 2 hours"
+        "2019); whole form not timed"
     ),
     "failed-defenses": (
         "noise, dropout, ensembles, codes, clean-up: attacked plainly, then knowingly (Athalye et "
-        "al. 2018); minutes"
+        "al. 2018); about 28 minutes on a busy machine"
     ),
     "hidden-model": (
         "the substitute attack by queries, and transfer between kinds of models (Papernot et al. "
-        "2017); about 15 minutes"
+        "2017); whole form not timed"
     ),
     "adversarial-training": (
-        "five methods under attacks from FGSM to reliable, their cost and learning curves; about "
-        "half an hour"
+        "five methods under attacks from FGSM to reliable, their cost and learning curves; whole "
+        "form not timed"
     ),
     "poisoning": (
         "flipped labels and backdoors by rate, and who finds them (Gu 2017, Tran 2018, Chen 2018); "
-        "about half an hour"
+        "whole form not timed"
     ),
 }
 

@@ -80,7 +80,9 @@ def obtain(
             head=request.head,
         )
         _check_class_names(request.checkpoint, data)
-        return model.to(request.device), Origin(kind="checkpoint")
+        card = find_model_card(Path(request.checkpoint))
+        training = None if card is None or card.training is None else dict(card.training)
+        return model.to(request.device), Origin(kind="checkpoint", training=training)
     assert request.name is not None
     if request.pretrained:
         model = load_model(request.name, pretrained=True, head=request.head)
