@@ -1,0 +1,107 @@
+"""A shard as a file: written whole or not at all, and read back before it gets its name."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+from deitsec.shards.layout import shard_name
+from deitsec.shards.shard_error import ShardError
+from deitsec.shards.shard_rows import ShardAbout, ShardRows
+from deitsec.whole_files import replace_files
+
+
+def write_shard(folder: Path, rows: ShardRows, about: ShardAbout) -> tuple[str, int]:
+    """Write a shard under its final name, when the bytes were read back and found the same.
+
+    The bytes hang on the rows, on what the shard says of itself and on the version of pyarrow
+    alone.
+
+    Args:
+        folder: of the dataset.
+        rows: N >= 0 rows; N is 0 where no row of its share could be read.
+        about: what the file says of itself.
+
+    Returns:
+        sha256 of the file, and its size in bytes.
+
+    Raises:
+        OSError: it cannot be written; nothing is left under its name.
+        ShardError: what is read back differs from what was written.
+    """
+    data = encode(rows, about)
+    path = folder / shard_name(about.shard)
+    found, _ = decode(data, str(path))
+    if not found.equals(rows):
+        raise ShardError(f"{path}: the encoded rows differ from the rows; nothing was written")
+    replace_files({path: data})
+    return hashlib.sha256(data).hexdigest(), len(data)
+
+
+def read_shard(path: Path) -> tuple[ShardRows, ShardAbout]:
+    """Read a shard.
+
+    Raises:
+        ShardError: the file is missing, broken, or no shard.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ShardError(f"{path} cannot be read ({error.strerror})") from None
+    return decode(data, str(path))
+
+
+def read_about(path: Path) -> tuple[ShardAbout, int]:
+    """What a shard says of itself, and how many rows it has, from the end of the file only.
+
+    Raises:
+        ShardError: the file is missing, broken, or no shard.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ShardError(f"{path} cannot be read as Parquet ({_first_line(error)})") from None
+    return ShardAbout.from_metadata(metadata.metadata, str(path)), metadata.num_rows
+
+
+def encode(rows: ShardRows, about: ShardAbout) -> bytes:
+    """The bytes of the Parquet file."""
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(
+        rows.to_table(about),
+        buffer,
+        row_group_size=max(1, len(rows)),
+        # adversarial noise does not compress, and plain values are read by copying
+        compression="none",
+        use_dictionary=False,
+        # of images they would be two more images a column chunk; nobody filters by them
+        write_statistics=False,
+        store_schema=True,
+    )
+    return buffer.getvalue()
+
+
+def decode(data: bytes, where: str) -> tuple[ShardRows, ShardAbout]:
+    """Read the bytes of a shard.
+
+    Raises:
+        ShardError: they are broken, or no shard; the message starts with `where`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table: Any = pq.read_table(pa.BufferReader(data), use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise ShardError(f"{where} cannot be read as Parquet ({_first_line(error)})") from None
+    about = ShardAbout.from_metadata(table.schema.metadata, where)
+    return ShardRows.from_table(table, about, where), about
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
