@@ -75,6 +75,7 @@ class Workload:
             options=self.configuration.options,
             versions=self.configuration.versions,
             unreadable=tuple((row.row, row.reason) for row in unreadable),
+            dataset=self.configuration.plain(),
         )
 
 
