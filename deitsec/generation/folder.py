@@ -88,7 +88,7 @@ def stored_selection(path: Path, configuration: Configuration) -> Tensor | None:
         return None
     try:
         rows = unpack_selection((path / SELECTION).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ShardError(f"{path / SELECTION} cannot be read ({error})") from None
     if selection_sha256(rows) != expected:
         raise ShardError(f"{path / SELECTION} is not the one that {MANIFEST} knows")
@@ -149,7 +149,7 @@ def resume_folder(
         entry = known.get(number)
         size = (path / shard_name(number)).stat().st_size
         if entry is None or entry.bytes != size:
-            entry = _taken_up(path, number, configuration)
+            entry = taken_up(path, number, configuration)
         if entry is not None:
             entries.append(entry)
     found = dataclasses.replace(
@@ -158,7 +158,7 @@ def resume_folder(
     return Folder(path, found)
 
 
-def _taken_up(path: Path, number: int, configuration: Configuration) -> ShardEntry | None:
+def taken_up(path: Path, number: int, configuration: Configuration) -> ShardEntry | None:
     """The entry of a shard that the manifest does not know; None where it is not to be kept."""
     place = path / shard_name(number)
     try:

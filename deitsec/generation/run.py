@@ -8,11 +8,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-import deitsec
 from deitsec.attacks import Attack
 from deitsec.data import DataSource, ImageSet, load_data
 from deitsec.engine import Engine
-from deitsec.environment import environment, package_version
+from deitsec.environment import environment
 from deitsec.generation.folder import (
     Folder,
     is_dataset,
@@ -24,7 +23,13 @@ from deitsec.generation.folder import (
 from deitsec.generation.local import RowTick, produce
 from deitsec.generation.plan import Job, Plan
 from deitsec.generation.selection import Pick, Selection, select_rows, selection_sha256
-from deitsec.generation.workload import Variant, Workload, engine_options, make_variant
+from deitsec.generation.workload import (
+    Variant,
+    Workload,
+    engine_options,
+    make_variant,
+    software_versions,
+)
 from deitsec.shards import (
     Configuration,
     Manifest,
@@ -269,10 +274,7 @@ def _configuration(
         variants=tuple(variant.record for variant in variants),
         options=engine_options(variants[0].engine),
         clean_images=settings.clean_images,
-        versions={
-            "deitsec": deitsec.__version__,
-            **{name: package_version(name) or "none" for name in ("torch", "numpy", "pyarrow")},
-        },
+        versions=software_versions(),
     )
 
 
