@@ -96,6 +96,9 @@ if TYPE_CHECKING:
         run,
         universal_perturbation,
     )
+    from deitsec.generation import (
+        generate,
+    )
     from deitsec.interpretation import (
         attention_rollout,
         saliency,
@@ -227,6 +230,7 @@ _ROOMS = {
         "run",
         "universal_perturbation",
     ),
+    "generation": ("generate",),
     "interpretation": (
         "attention_rollout",
         "saliency",
@@ -352,6 +356,7 @@ __all__ = [
     "fit",
     "fit_at_temperature",
     "fooling_images",
+    "generate",
     "list_attacks",
     "list_models",
     "load_data",

@@ -15,6 +15,7 @@ from deitsec.cli.certify import certify
 from deitsec.cli.detect import detect
 from deitsec.cli.distill import distill
 from deitsec.cli.doctor import doctor
+from deitsec.cli.generate import generate_app
 from deitsec.cli.list import list_app
 from deitsec.cli.poison import poison
 from deitsec.cli.reproduce import reproduce_app
@@ -44,6 +45,7 @@ app.command()(transfer)
 app.command()(poison)
 app.command()(bench)
 app.command()(doctor)
+app.add_typer(generate_app)
 app.add_typer(list_app)
 app.add_typer(reproduce_app)
 

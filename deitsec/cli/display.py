@@ -1,5 +1,6 @@
 """What people see while a command works: progress on stderr, tables on stdout."""
 
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from deitsec.generation import GenerationEvent
     from deitsec.training import TrainingEvent
 
 
@@ -16,6 +18,7 @@ class Display:
     def __init__(self, progress: Any) -> None:
         self._progress = progress
         self._tasks: dict[str, Any] = {}
+        self._began: dict[str, tuple[float, int]] = {}  # when a stage began, and at which row
 
     def rows(self, stage: str, done: int, total: int) -> None:
         """Show rows done of a stage."""
@@ -32,6 +35,15 @@ class Display:
         if accuracy is not None:
             note += f"  validation {accuracy:.1%}"
         self._show(stage, done, event.epochs * event.steps, note)
+
+    def generation(self, event: "GenerationEvent") -> None:
+        """Show where a dataset stands: its rate since this run began, and success."""
+        now = time.monotonic()
+        started, rows = self._began.setdefault("generating", (now, event.rows))
+        note = f"{(event.rows - rows) / (now - started):,.0f} rows/s" if now > started else ""
+        if event.finished_rows:
+            note += f"  success {event.successes / event.finished_rows:.1%}"
+        self._show("generating", event.rows, event.total, note)
 
     def _show(self, stage: str, done: int, total: int, note: str) -> None:
         if stage not in self._tasks:
