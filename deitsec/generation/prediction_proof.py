@@ -26,7 +26,7 @@ from deitsec.engine.guard import attack_mode, calculation
 from deitsec.engine.ladder import Ladder
 from deitsec.engine.targets import choose_targets
 from deitsec.generation.finding import Finding
-from deitsec.generation.row_proof import Part
+from deitsec.generation.row_proof import Part, own_tensor
 from deitsec.generation.shard_proof import Mask, rows_where
 from deitsec.types import Goal
 
@@ -79,7 +79,7 @@ def check_predictions(part: Part, judge: Judge) -> tuple[list[Finding], Mask, in
         What is wrong; (n,) bool rows that are borderline; and how many confidences are the same
         bits.
     """
-    ids = torch.from_numpy(np.ascontiguousarray(part.column("sample_id")))
+    ids = own_tensor(part.column("sample_id"))
     after, slack = judge.logits(part.images, ids)
     margin = slack * np.maximum(1, np.abs(after).max(1))
     findings, near = list[Finding](), np.zeros(len(after), bool)

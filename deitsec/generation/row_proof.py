@@ -45,7 +45,12 @@ class Part:
     @property
     def images(self) -> Tensor:
         """(n, C, H, W) uint8 adversarial images."""
-        return torch.from_numpy(np.ascontiguousarray(self.column("image")))
+        return own_tensor(self.column("image"))
+
+
+def own_tensor(values: NDArray[Any]) -> Tensor:
+    """A tensor of its own: the columns of a shard are views of memory that nobody may write."""
+    return torch.from_numpy(values.copy())
 
 
 def part_of(loaded: Loaded, start: int, stop: int, source: ImageSet | None) -> Part:
@@ -61,10 +66,10 @@ def part_of(loaded: Loaded, start: int, stop: int, source: ImageSet | None) -> P
             loaded=loaded,
             start=start,
             stop=stop,
-            clean=torch.from_numpy(np.ascontiguousarray(clean)),
+            clean=own_tensor(clean),
             known=known,
         )
-    wanted = torch.from_numpy(np.ascontiguousarray(rows.source_row[start:stop]))
+    wanted = own_tensor(rows.source_row[start:stop])
     inside = (wanted >= 0) & (wanted < len(source))
     found, kept, _ = read_rows(source, wanted[inside], strict=False)
     readable = inside.clone()
@@ -99,7 +104,7 @@ def _check_source(part: Part, source: ImageSet) -> Iterator[Finding]:
     rows, label = part.column("source_row"), part.column("label")
     true = np.full(len(label), -1, np.int64)
     inside = (rows >= 0) & (rows < len(source))
-    true[inside] = source.labels[torch.from_numpy(rows[inside])].numpy()
+    true[inside] = source.labels[own_tensor(rows[inside])].numpy()
 
     def relabelled(row: int) -> str:
         return f"labelled {label[row]}, in the source {true[row]}"
