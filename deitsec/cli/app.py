@@ -17,6 +17,7 @@ from deitsec.cli.display import printable
 from deitsec.cli.distill import distill
 from deitsec.cli.doctor import doctor
 from deitsec.cli.generate import generate_app
+from deitsec.cli.generate_verify import generate_verify
 from deitsec.cli.list import list_app
 from deitsec.cli.poison import poison
 from deitsec.cli.reproduce import reproduce_app
@@ -46,6 +47,7 @@ app.command()(transfer)
 app.command()(poison)
 app.command()(bench)
 app.command()(doctor)
+generate_app.command("verify")(generate_verify)
 app.add_typer(generate_app)
 app.add_typer(list_app)
 app.add_typer(reproduce_app)
