@@ -88,7 +88,7 @@ def write_dataset(
                 seconds=0.5,
             )
         )
-    write_manifest(folder, _manifest(entries, shape, names, variants, complete, split))
+    write_manifest(folder, _manifest(entries, shape, names, variants, complete, split, clean))
     return shards
 
 
@@ -99,6 +99,7 @@ def _manifest(
     variants: int,
     complete: bool,
     split: str,
+    clean: bool,
 ) -> Manifest:
     total = sum(entry.rows for entry in entries)
     source = SourceRecord(
@@ -125,7 +126,7 @@ def _manifest(
         plan=plan,
         variants=(record,) * variants,
         options={"seed": 0},
-        clean_images=False,
+        clean_images=clean,
         versions={"deitsec": "0.1.0"},
     )
     return Manifest(
