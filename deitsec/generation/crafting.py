@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deitsec import ops
 from deitsec.data import to_float
 from deitsec.engine import AttackResult
+from deitsec.generation.distances import level_distances
 from deitsec.generation.plan import Job
 from deitsec.generation.reading import Block
 from deitsec.generation.workload import Workload
@@ -80,7 +80,8 @@ def _columns(result: AttackResult) -> dict[str, Any]:
     image = (result.adv * 255).round().to(torch.uint8)
     if not torch.equal(to_float(image), result.adv.float()):
         raise RuntimeError("the engine returned images that 8 bits do not hold")
-    linf, l2, l1, l0 = ops.row_norms(result.adv.float(), result.clean.float())
+    before = (result.clean * 255).round().to(torch.uint8)
+    linf, l2, l1, l0 = level_distances(image, before)
     probability, predicted = result.logits.float().softmax(1).max(1)
     nobody = torch.full_like(result.labels, -1)
     columns: dict[str, tuple[Tensor, Any]] = {
@@ -91,7 +92,7 @@ def _columns(result: AttackResult) -> dict[str, Any]:
         "adversarial_prediction": (predicted, np.int32),
         "success": (result.success, np.bool_),
         "confidence": (probability, np.float32),
-        "linf_levels": ((linf * 255).round(), np.int16),
+        "linf_levels": (linf, np.int16),
         "l2": (l2, np.float32),
         "l1": (l1, np.float32),
         "l0": (l0, np.int32),

@@ -8,6 +8,10 @@ from deitsec.studies.study import Study
 
 # name of the command: what it shows and what the whole form costs, in a line
 STUDIES: dict[str, str] = {
+    "deit-fgsm": (
+        "a DeiT's weights extracted, FGSM, PGD and C&W into shards and evaluated from disk, then "
+        "the DeiT hardened; whole form not timed"
+    ),
     "defensive-distillation": (
         "success, robustness and gradients by temperature (Papernot et al. 2016); an hour at 5 "
         "epochs each on 2 cores, some 8 hours at the paper's 50"
