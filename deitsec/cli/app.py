@@ -13,6 +13,7 @@ from deitsec.cli.attack import attack
 from deitsec.cli.bench import bench
 from deitsec.cli.certify import certify
 from deitsec.cli.detect import detect
+from deitsec.cli.display import printable
 from deitsec.cli.distill import distill
 from deitsec.cli.doctor import doctor
 from deitsec.cli.generate import generate_app
@@ -80,7 +81,7 @@ def _warnings_in_a_line() -> Generator[None]:
     before = warnings.formatwarning
 
     def in_a_line(message: Any, *_: Any, **__: Any) -> str:
-        return f"deitsec: warning: {' '.join(str(message).split())}\n"
+        return f"deitsec: warning: {' '.join(printable(str(message)).split())}\n"
 
     warnings.formatwarning = in_a_line
     try:
@@ -90,7 +91,7 @@ def _warnings_in_a_line() -> Generator[None]:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"deitsec: {' '.join(message.split())}", file=sys.stderr)
+    print(f"deitsec: {' '.join(printable(message).split())}", file=sys.stderr)
     return code
 
 
