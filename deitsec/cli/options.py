@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 Data = Annotated[
-    str, typer.Option(help="digits, mnist, cifar10, npz:FILE or folder:DIR.", metavar="URI")
+    str,
+    typer.Option(help="digits, mnist, cifar10, npz:FILE, folder:DIR or shards:DIR.", metavar="URI"),
 ]
 Model = Annotated[
     str | None, typer.Option(help="A model name; see `deitsec list models`.", metavar="NAME")
