@@ -105,10 +105,17 @@ def _is_foreseen(error: Exception) -> bool:
     """Whether an error is one of a run that went wrong, not one of this program."""
     import torch
 
+    from deitsec.generation.ray_runner import WorkerLostError
     from deitsec.ops import BackendUnavailableError
     from deitsec.training import TrainingDiverged
 
-    return isinstance(error, TrainingDiverged | BackendUnavailableError | torch.OutOfMemoryError)
+    foreseen = (
+        TrainingDiverged,
+        BackendUnavailableError,
+        WorkerLostError,
+        torch.OutOfMemoryError,
+    )
+    return isinstance(error, foreseen)
 
 
 def _describe(error: OSError) -> str:

@@ -3,7 +3,8 @@
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -71,6 +72,11 @@ class Engine(Options):
         """Validate the options."""
         Options.__post_init__(self)
         object.__setattr__(self, "_session", Session(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """An engine travels without what it learnt: its copies, graphs and choices stay behind."""
+        options = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+        return partial(type(self), **options), ()
 
     def run(
         self,
