@@ -34,8 +34,8 @@ def evaluate_smoothed(
 
     Returns:
         Plain values: `spec`, `votes`, and the shares of the rows whose majority is right:
-        `accuracy` on the clean images, `plain`, and `adaptive`, where both objectives leave it
-        right; a row that was wrong before counts as wrong.
+        `accuracy` on the clean images, `plain`, and `adaptive`, where the plain attack
+        and both objectives leave it right; a row that was wrong before counts as wrong.
 
     Raises:
         ValueError: what `Engine.run` and `SmoothedClassifier.predict` raise.
@@ -63,7 +63,8 @@ def evaluate_smoothed(
         "votes": votes,
         "accuracy": _share(right),
         "plain": _share(right & plain),
-        "adaptive": _share(right & torch.stack(adaptive).all(0)),
+        # who knows of the noise has the plain attack too
+        "adaptive": _share(right & plain & torch.stack(adaptive).all(0)),
     }
 
 

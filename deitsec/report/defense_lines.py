@@ -136,13 +136,13 @@ def detector_lines(found: Piece) -> tuple[DefenseLine, ...]:
     ignorant = [one for one in found["attacks"] if one["kind"] != "adaptive"]
     knowing = [one for one in found["attacks"] if one["kind"] == "adaptive"]
     right = found["accuracy"] * found["rows"]
-    plain, adaptive = (
-        _evaded(attacks) / right if attacks else None for attacks in (ignorant, knowing)
-    )
+    plain = _evaded(ignorant) / right if ignorant else None
+    # who knows the detector has the attacks of those who do not, too
+    adaptive = _evaded(found["attacks"]) / right if knowing else None
     rate = found["false_positive_rate"]
     worth = f"It takes {percent(rate)} of the clean images for adversarial"
     if plain is not None:
-        worth += f", and lets {percent(plain)} of the images past that do not reckon with it"
+        worth += f"; who does not know of it gets {percent(plain)} of the others past"
     if adaptive is None:
         worth += "; of an attacker who knows it nothing is known."
     else:
