@@ -142,7 +142,7 @@ def detector_lines(found: Piece) -> tuple[DefenseLine, ...]:
     rate = found["false_positive_rate"]
     worth = f"It takes {percent(rate)} of the clean images for adversarial"
     if plain is not None:
-        worth += f"; who does not know of it gets {percent(plain)} of the others past"
+        worth += f"; attackers who do not know it get {percent(plain)} of the images past it"
     if adaptive is None:
         worth += "; of an attacker who knows it nothing is known."
     else:
@@ -157,7 +157,7 @@ def detector_lines(found: Piece) -> tuple[DefenseLine, ...]:
             plain=plain,
             plain_attack=_specs(ignorant, "on the classifier alone"),
             adaptive=adaptive,
-            adaptive_attack=_specs(knowing, "on classifier and detector"),
+            adaptive_attack=_specs(knowing, "on classifier and detector, and the plain ones"),
             worth=worth,
         ),
     )
