@@ -23,6 +23,7 @@ from deitsec.cli.poison import poison
 from deitsec.cli.reproduce import reproduce_app
 from deitsec.cli.substitute import substitute
 from deitsec.cli.train import train
+from deitsec.cli.train_generator import train_generator
 from deitsec.cli.transfer import transfer
 from deitsec.cli.verify import verify
 
@@ -40,6 +41,7 @@ app.command()(verify)
 app.command()(attack)
 app.command()(train)
 app.command()(distill)
+app.command()(train_generator)
 app.command()(certify)
 app.command()(detect)
 app.command()(substitute)
