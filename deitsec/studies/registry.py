@@ -35,6 +35,10 @@ STUDIES: dict[str, str] = {
         "five methods under attacks from FGSM to reliable, their cost and learning curves; whole "
         "form not timed"
     ),
+    "mnist-adversarial": (
+        "a dense and a convolutional network for MNIST: FGSM, images crafted from noise and from "
+        "other digits, defenses; whole form not timed"
+    ),
     "poisoning": (
         "flipped labels and backdoors by rate, and who finds them (Gu 2017, Tran 2018, Chen 2018); "
         "whole form not timed"
