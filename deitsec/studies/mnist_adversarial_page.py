@@ -27,8 +27,8 @@ def render(document: Document) -> Page:
     parts = [
         "## Ours beside the published",
         compared(networks) if on_mnist else _NOT_PUBLISHED,
-        "The study gives no figures for its crafted images, only pictures, and names neither "
-        "batch size nor optimizer nor widths; those here are in the result.",
+        "Of the study these accuracies, the numbers of steps and lambda were at hand; its widths, "
+        "batches and optimizer were not, and its crafted images are pictures without figures.",
         "## The dense network",
         _dense(networks["dense"], options, on_mnist=on_mnist),
         "![loss and accuracy by step](figure:training)",
@@ -84,7 +84,7 @@ def compared(networks: Mapping[str, Found]) -> str:
     apart = [name for name, value in PUBLISHED.items() if abs(ours[name] - value) > _APART]
     said = (
         f"More than {points(_APART)} apart: {joined(apart)}. The schedule of this run is given "
-        "below; the study's is not known beyond its number of steps."
+        "below; of the study's only the number of steps is known here."
         if apart
         else f"No figure is more than {points(_APART)} from the published one."
     )
