@@ -37,7 +37,7 @@ STUDIES: dict[str, str] = {
     ),
     "advgan": (
         "a generator trained once, its success and speed beside FGSM and PGD (Xiao et al. 2018); "
-        "whole form not timed"
+        "about 20 minutes on a busy machine"
     ),
     "poisoning": (
         "flipped labels and backdoors by rate, and who finds them (Gu 2017, Tran 2018, Chen 2018); "
