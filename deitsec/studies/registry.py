@@ -41,7 +41,7 @@ STUDIES: dict[str, str] = {
     ),
     "advgan": (
         "a generator trained once, its success and speed beside FGSM and PGD (Xiao et al. 2018); "
-        "whole form not timed"
+        "about 20 minutes on a busy machine"
     ),
     "mnist-adversarial": (
         "a dense and a convolutional network for MNIST: FGSM, images crafted from noise and from "
