@@ -20,9 +20,9 @@ from deitsec.cli.options import (
     Pretrained,
     Seed,
     check_report_folder,
-    choose_device,
     typed,
 )
+from deitsec.cli.subject import asked_for
 
 if TYPE_CHECKING:
     from deitsec.defenses.certification import Certification
@@ -81,7 +81,7 @@ def certify(
     from deitsec.report.defense_lines import smoothing_lines
     from deitsec.verification.defended import measured_defense
     from deitsec.verification.protocol import choose_rows
-    from deitsec.verification.subject import ModelRequest, obtain
+    from deitsec.verification.subject import obtain
 
     if checkpoint is not None and noise is not None:
         raise ValueError(
@@ -94,13 +94,14 @@ def certify(
     check_report_folder(out)
     with display() as shown:
         source = load_data(data, image_size=image_size)
-        request = ModelRequest(
-            name=model or (None if checkpoint else "small_cnn"),
-            checkpoint=None if checkpoint is None else str(checkpoint),
+        request = asked_for(
+            model,
+            checkpoint,
+            otherwise="small_cnn",
+            seed=seed,
+            device=device,
             pretrained=pretrained,
             head=head,
-            seed=seed,
-            device=choose_device(device),
             noise=sigma if noise is None else noise,
         )
         subject, origin = obtain(request, source, progress=shown.training)

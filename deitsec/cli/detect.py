@@ -21,9 +21,9 @@ from deitsec.cli.options import (
     Pretrained,
     Seed,
     check_report_folder,
-    choose_device,
     typed,
 )
+from deitsec.cli.subject import asked_for
 
 if TYPE_CHECKING:
     from deitsec.report import Defense
@@ -96,7 +96,7 @@ def detect(
     from deitsec.report.defense_lines import detector_lines
     from deitsec.verification.defended import measured_defense
     from deitsec.verification.protocol import choose_rows
-    from deitsec.verification.subject import ModelRequest, obtain
+    from deitsec.verification.subject import obtain
     from deitsec.verification.suite import parse_attacks, suite_eps
 
     radius = None if eps is None else parse_number("--eps", eps)
@@ -111,13 +111,14 @@ def detect(
             for given, default in ((seen, _SEEN), (unseen, _UNSEEN), (adaptive, _ADAPTIVE))
         )
         check_kinds(learnt, held)
-        request = ModelRequest(
-            name=model or (None if checkpoint else "small_cnn"),
-            checkpoint=None if checkpoint is None else str(checkpoint),
+        request = asked_for(
+            model,
+            checkpoint,
+            otherwise="small_cnn",
+            seed=seed,
+            device=device,
             pretrained=pretrained,
             head=head,
-            seed=seed,
-            device=choose_device(device),
         )
         subject, origin = obtain(request, source, progress=shown.training)
         trained = train_detector(

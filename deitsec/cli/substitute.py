@@ -22,6 +22,7 @@ from deitsec.cli.options import (
     choose_device,
     typed,
 )
+from deitsec.cli.subject import asked_for
 
 if TYPE_CHECKING:
     from deitsec.report import Defense
@@ -77,7 +78,7 @@ def substitute(
     from deitsec.report.defense_lines import substitute_lines
     from deitsec.training.recipes import new_model, recipe
     from deitsec.verification.defended import measured_defense
-    from deitsec.verification.subject import ModelRequest, obtain
+    from deitsec.verification.subject import obtain
     from deitsec.verification.suite import suite_eps
 
     radius = None if eps is None else parse_number("--eps", eps)
@@ -88,12 +89,7 @@ def substitute(
     with display() as shown:
         source = load_data(data, image_size=image_size)
         place = choose_device(device)
-        request = ModelRequest(
-            name=model or (None if checkpoint else "small_cnn"),
-            checkpoint=None if checkpoint is None else str(checkpoint),
-            seed=seed,
-            device=place,
-        )
+        request = asked_for(model, checkpoint, otherwise="small_cnn", seed=seed, device=device)
         plan = dataclasses.replace(
             recipe(source, substitute, seed=seed).fit,
             epochs=epochs,

@@ -22,8 +22,8 @@ from deitsec.cli.options import (
     Pretrained,
     Seed,
     check_report_folder,
-    choose_device,
 )
+from deitsec.cli.subject import asked_for
 
 GATE_FAILED = 3
 
@@ -73,7 +73,7 @@ def verify(
     from deitsec.verification.command import Option, verify_command
     from deitsec.verification.protocol import check_gate
     from deitsec.verification.protocol import verify as measure
-    from deitsec.verification.subject import ModelRequest, obtain
+    from deitsec.verification.subject import obtain
     from deitsec.verification.suite import parse_attacks
 
     radius = None if eps is None else parse_number("--eps", eps)
@@ -107,14 +107,15 @@ def verify(
     }
     with display() as shown:
         source = load_data(data, image_size=image_size)
-        request = ModelRequest(
-            name=model or (None if checkpoint else "deit_micro"),
-            checkpoint=None if checkpoint is None else str(checkpoint),
+        request = asked_for(
+            model,
+            checkpoint,
+            otherwise="deit_micro",
+            seed=seed,
+            device=device,
             pretrained=pretrained,
             head=head,
-            seed=seed,
             retrain=retrain,
-            device=choose_device(device),
         )
         subject, origin = obtain(request, source, progress=shown.training)
         report = measure(

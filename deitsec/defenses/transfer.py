@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -91,9 +90,8 @@ def transfer_matrix(
     rate: list[tuple[float | None, ...]] = []
     noise: list[tuple[float | None, ...]] = []
     for name, model in models.items():
-        tell = None if progress is None else partial(progress, name)
         engine = Engine(model, stop="never", seed=seed, batch_size=batch_size or "auto")
-        adv = engine.run(chosen[name], images, labels, progress=tell).adv
+        adv = engine.run(chosen[name], images, labels, progress=_told(progress, name)).adv
         shuffled = noise_of_same_size(images, adv, ids.to(images.device), seed=seed)
         for found, shown in ((rate, adv), (noise, shuffled)):
             found.append(_fooled(models, clean, shown, labels, seed))
@@ -105,6 +103,16 @@ def transfer_matrix(
         accuracy=tuple(right.double().mean().item() for right in clean.values()),
         rows=len(images),
     )
+
+
+def _told(progress: Progress | None, name: str) -> Callable[[int, int], None]:
+    """What to tell of one source."""
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(name, done, total)
+
+    return tell
 
 
 def _fooled(
