@@ -1,6 +1,8 @@
 """Options that several subcommands share."""
 
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +60,11 @@ def check_report_folder(out: Path) -> None:
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ValueError(f"--out {out} cannot be written: {nearest} is no folder to write in")
+
+
+def typed(context: typer.Context) -> str:
+    """The command line as it was typed."""
+    return shlex.join(["deitsec", *(context.obj or sys.argv[1:])])
 
 
 def choose_device(named: str | None) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -56,6 +56,8 @@ class ShardAbout:
         options: of the engine.
         versions: of the software that made it.
         unreadable: rows of the source that could not be read, and why; they have no row here.
+        dataset: the configuration of the dataset that the shard is of (`Configuration.plain`), by
+            which a manifest that is lost can be made again.
     """
 
     shard: int
@@ -67,6 +69,7 @@ class ShardAbout:
     options: Mapping[str, Any]
     versions: Mapping[str, str]
     unreadable: tuple[tuple[int, str], ...] = ()
+    dataset: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def metadata(self) -> dict[bytes, bytes]:
         """The key-value pair of the file's metadata."""
