@@ -36,6 +36,8 @@ _COLUMNS: Mapping[str, tuple[str, bool]] = {  # Arrow type, and whether it may b
     "source_row": ("int64", False),
 }
 
+SCALAR_COLUMNS: Mapping[str, str] = {name: kind for name, (kind, _) in _COLUMNS.items()}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardAbout:
