@@ -24,6 +24,7 @@ class JobDesk:
     def __init__(self, jobs: Iterable[Job], *, attempts: int) -> None:
         self._blocks = groupby(jobs, key=attrgetter("start"))
         self._attempts = attempts
+        self._next_block: deque[Job] = deque()  # looked up already
         self._shares: dict[int, deque[Job]] = {}  # by worker: of its block, not handed out
         self._hands: dict[int, dict[int, Job]] = {}  # by worker, then by shard
         self._suspects: deque[Job] = deque()
@@ -40,7 +41,7 @@ class JobDesk:
         """Whether every job is done or given up."""
         if any(self._hands.values()) or self._suspects or any(self._shares.values()):
             return False
-        return not self._open_block(-1)
+        return not self._look_ahead()
 
     def holds(self, worker: int) -> bool:
         """Whether a worker has a job in hand."""
@@ -73,13 +74,16 @@ class JobDesk:
         return lost
 
     def _next(self, worker: int) -> Job | None:
-        if self._shares.get(worker) or self._open_block(worker):
+        if not self._shares.get(worker) and self._look_ahead():
+            self._shares[worker], self._next_block = self._next_block, deque()
+        if self._shares.get(worker):
             return self._shares[worker].popleft()
         longest = max(self._shares.values(), key=len, default=None)
         return longest.pop() if longest else None
 
-    def _open_block(self, worker: int) -> bool:
-        for _, jobs in self._blocks:
-            self._shares[worker] = deque(jobs)
-            return True
-        return False
+    def _look_ahead(self) -> bool:
+        """Whether there is a block that nobody has begun."""
+        if not self._next_block:
+            _, jobs = next(self._blocks, (None, ()))
+            self._next_block.extend(jobs)
+        return bool(self._next_block)

@@ -245,7 +245,12 @@ class _Crew:
         self._ray.kill(worker.actor)
         memory = isinstance(error, self._ray.exceptions.OutOfMemoryError)
         self.lost.append("its machine ran out of memory" if memory else "it was killed or crashed")
-        for job in self._desk.lose(worker.number):
+        lost = self._desk.lose(worker.number)
+        warnings.warn(
+            f"a worker was lost ({self.lost[-1]}); shards it had in hand: {len(lost)}",
+            stacklevel=2,
+        )
+        for job in lost:
             self._jobs.pop(job.shard)
             if self._tick is not None:
                 self._tick(job, 0)
