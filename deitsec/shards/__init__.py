@@ -9,6 +9,7 @@ from deitsec.shards.manifest import (
     SourceRecord,
     UnreadableRow,
     VariantRecord,
+    load_manifest_schema,
     read_manifest,
     write_manifest,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "SourceRecord",
     "UnreadableRow",
     "VariantRecord",
+    "load_manifest_schema",
     "read_manifest",
     "read_shard",
     "shard_name",
