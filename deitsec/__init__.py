@@ -80,6 +80,8 @@ if TYPE_CHECKING:
     )
     from deitsec.data import (
         DataSource,
+        ShardDataset,
+        ShardStream,
         load_data,
     )
     from deitsec.defenses import (
@@ -214,6 +216,8 @@ _ROOMS = {
     ),
     "data": (
         "DataSource",
+        "ShardDataset",
+        "ShardStream",
         "load_data",
     ),
     "defenses": (
@@ -339,6 +343,8 @@ __all__ = [
     "Report",
     "RobustDistillConfig",
     "ScoresOnly",
+    "ShardDataset",
+    "ShardStream",
     "SmoothedClassifier",
     "Square",
     "SquareL1",

@@ -106,6 +106,11 @@ def summary(document: dict[str, Any]) -> "Table":
     return table
 
 
+def printable(text: str) -> str:
+    """Text on one line, without what a terminal would obey: names may come from anywhere."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def _figures(piece: dict[str, Any]) -> tuple[str, ...]:
     return tuple(_share(piece[name]) for name in ("precision", "recall", "f1", "accuracy"))
 

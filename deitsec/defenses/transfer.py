@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,20 +91,12 @@ def transfer_matrix(
     rate: list[tuple[float | None, ...]] = []
     noise: list[tuple[float | None, ...]] = []
     for name, model in models.items():
-
-        def tell(done: int, total: int, name: str = name) -> None:
-            if progress is not None:
-                progress(name, done, total)
-
+        tell = None if progress is None else partial(progress, name)
         engine = Engine(model, stop="never", seed=seed, batch_size=batch_size or "auto")
         adv = engine.run(chosen[name], images, labels, progress=tell).adv
         shuffled = noise_of_same_size(images, adv, ids.to(images.device), seed=seed)
         for found, shown in ((rate, adv), (noise, shuffled)):
-            wrong = {
-                other: predict(target, shown, seed=seed) != labels
-                for other, target in models.items()
-            }
-            found.append(tuple(_share(wrong[other][clean[other]]) for other in models))
+            found.append(_fooled(models, clean, shown, labels, seed))
     return TransferMatrix(
         names=tuple(models),
         attacks=tuple(format_spec(chosen[name]) for name in models),
@@ -111,6 +104,20 @@ def transfer_matrix(
         noise=tuple(noise),
         accuracy=tuple(right.double().mean().item() for right in clean.values()),
         rows=len(images),
+    )
+
+
+def _fooled(
+    models: Mapping[str, nn.Module],
+    clean: Mapping[str, Tensor],
+    shown: Tensor,
+    labels: Tensor,
+    seed: int,
+) -> tuple[float | None, ...]:
+    """Of each target the share of its `clean` right rows that it gets wrong as they are shown."""
+    return tuple(
+        _share((predict(target, shown, seed=seed) != labels)[clean[name]])
+        for name, target in models.items()
     )
 
 

@@ -22,7 +22,7 @@ from deitsec.generation.proof import KEEP, prove
 from deitsec.generation.run import Runner
 from deitsec.generation.selection import Pick, pack_selection, select_rows, selection_sha256
 from deitsec.generation.witnesses import judges_of, open_source, split_of
-from deitsec.generation.workload import Variant, Workload, make_variant, software_versions
+from deitsec.generation.workload import Variant, Workload, make_variants, software_versions
 from deitsec.models import model_sha256
 from deitsec.shards import (
     MANIFEST,
@@ -205,7 +205,8 @@ class _Mend:
         for model in self.models:
             if model_sha256(model) == record.model_sha256:
                 engine = Engine(model, **self.evidence.configuration.options)
-                made = make_variant(engine, parse_spec(record.attack))
+                shape = self.evidence.configuration.source.shape
+                (made,) = make_variants([engine], [parse_spec(record.attack)], shape)
                 # whatever it is called here: the weights are the same
                 named = dataclasses.replace(made.record, model=record.model)
                 return dataclasses.replace(made, record=named)

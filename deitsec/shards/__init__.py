@@ -15,6 +15,7 @@ from deitsec.shards.manifest import (
 )
 from deitsec.shards.shard_error import ShardError
 from deitsec.shards.shard_file import read_shard, write_shard
+from deitsec.shards.shard_folder import ShardFolder
 from deitsec.shards.shard_rows import ShardAbout, ShardRows, shard_schema
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ShardAbout",
     "ShardEntry",
     "ShardError",
+    "ShardFolder",
     "ShardRows",
     "SourceRecord",
     "UnreadableRow",

@@ -14,6 +14,7 @@ from deitsec.shards.shard_error import ShardError
 FORMAT = "deitsec-shard"
 VERSION = 1
 _METADATA_KEY = b"deitsec"
+IMAGE_COLUMNS = ("image", "clean_image")
 Array = NDArray[Any]
 Table = Any  # pyarrow carries no types
 Schema = Any
@@ -184,7 +185,7 @@ class ShardRows:
                 f"{where} has the columns {', '.join(map(_field, table.schema))}, expected "
                 f"{', '.join(map(_field, expected))}"
             )
-        columns = {name: _values(table.column(name), name) for name in _COLUMNS}
+        columns = {name: column_values(table.column(name), name) for name in _COLUMNS}
         images = images_of(table, "image", about.shape)
         before = images_of(table, "clean_image", about.shape) if clean else None
         return cls(image=images, clean_image=before, **columns)
@@ -210,6 +211,20 @@ def shard_schema(shape: tuple[int, int, int], *, clean_images: bool = False) -> 
     return pa.schema(fields)
 
 
+def column_dtype(name: str) -> np.dtype[Any]:
+    """The NumPy dtype of a column in memory.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    if name in IMAGE_COLUMNS:
+        return np.dtype(np.uint8)
+    if name not in _COLUMNS:
+        known = ", ".join((*IMAGE_COLUMNS, *_COLUMNS))
+        raise ValueError(f"columns must be among {known}, got {name!r}")
+    return np.dtype(_COLUMNS[name][0])
+
+
 def images_of(table: Table, name: str, shape: tuple[int, int, int]) -> Array:
     """A column of images, (N, C, H, W) uint8; a view of Arrow's memory where it is in one piece."""
     pieces = [
@@ -225,7 +240,8 @@ def images_of(table: Table, name: str, shape: tuple[int, int, int]) -> Array:
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
-def _values(column: Any, name: str) -> Array:
+def column_values(column: Any, name: str) -> Array:
+    """A column that is no image's as NumPy array; -1 for no target."""
     values = column.fill_null(-1) if name == "target" else column
     return np.asarray(values.to_numpy())
 
