@@ -229,7 +229,7 @@ def test_flipped_bits_of_the_footer_are_found_wherever_they_are(
     whole = path.read_bytes()
     generator = np.random.default_rng(0)
     footer = int.from_bytes(whole[-8:-4], "little") + 8
-    for place in generator.integers(1, footer, 25):
+    for place in generator.integers(1, footer, 12):
         flip(path, len(whole) - int(place), bit=int(place) % 8)
         named = found(dataset)
         assert ("hash", SHARD, None) in named
@@ -532,12 +532,13 @@ def test_rows_that_could_not_be_read_are_no_missing_rows(model: nn.Module, tmp_p
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = load_data("digits").test.images(torch.tensor([10 * label + number]))
             Image.fromarray(pixels[0, 0].numpy()).save(path)
+    grey = nn.Sequential(nn.AvgPool3d((3, 1, 1)), model)  # files are read as RGB
     broken = tmp_path / "images" / "4" / "1.png"
     broken.write_bytes(broken.read_bytes()[:60])
     folder, data = tmp_path / "d", load_data(f"folder:{tmp_path / 'images'}")
-    generate(Engine(model, batch_size=BATCH), parse_spec(SPECS[0]), data, out=folder)
+    generate(Engine(grey, batch_size=BATCH), parse_spec(SPECS[0]), data, out=folder)
     rows = data.test.labels.shape[0]
-    proof = verify_dataset(folder, models=model)
+    proof = verify_dataset(folder, models=grey)
     assert proof.sound
     assert proof.rows == rows - 1
     edit_manifest(folder, lambda document: document["shards"][0].update(unreadable=[]))
