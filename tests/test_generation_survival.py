@@ -99,7 +99,9 @@ def test_killed_at_ten_random_moments(checkpoint, undisturbed, tmp_path):
         # from before its first shard to after its eleventh; then at any point of making one
         wanted = shards_in(out) + number + chance.randrange(2)
         started = (out / "manifest.json").is_file
-        assert wait_until(process, lambda wanted=wanted: started() and shards_in(out) >= wanted)
+        assert wait_until(
+            process, lambda wanted=wanted, started=started: started() and shards_in(out) >= wanted
+        )
         try:
             process.wait(timeout=chance.uniform(0, 0.06))
         except subprocess.TimeoutExpired:

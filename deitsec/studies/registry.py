@@ -42,6 +42,7 @@ STUDIES: dict[str, str] = {
     "advgan": (
         "a generator trained once, its success and speed beside FGSM and PGD (Xiao et al. 2018); "
         "whole form not timed"
+    ),
     "mnist-adversarial": (
         "a dense and a convolutional network for MNIST: FGSM, images crafted from noise and from "
         "other digits, defenses; whole form not timed"
