@@ -202,18 +202,26 @@ class _Mend:
         return Workload(images=images, plan=plan, variants=variants, configuration=configuration)
 
     def _variant(self, record: VariantRecord, need: str) -> Variant:
-        for model in self.models:
-            if model_sha256(model) == record.model_sha256:
-                engine = Engine(model, **self.evidence.configuration.options)
-                shape = self.evidence.configuration.source.shape
-                (made,) = make_variants([engine], [parse_spec(record.attack)], shape)
-                # whatever it is called here: the weights are the same
-                named = dataclasses.replace(made.record, model=record.model)
-                return dataclasses.replace(made, record=named)
-        raise ValueError(
-            f"{need}, which needs every model of the dataset: give the checkpoint of "
-            f"{record.model} ({record.model_sha256})"
-        )
+        model = self._model(record.model_sha256)
+        if model is None:
+            raise ValueError(
+                f"{need}, which needs every model of the dataset: give the checkpoint of "
+                f"{record.model} ({record.model_sha256})"
+            )
+        options = dict(self.evidence.configuration.options)
+        driver = options.pop("surrogate_sha256", None)
+        surrogate = None if driver is None else self._model(driver)
+        if driver is not None and surrogate is None:
+            raise ValueError(f"{need}, which needs the surrogate too, whose sha256 is {driver}")
+        engine = Engine(model, surrogate=surrogate, **options)
+        shape = self.evidence.configuration.source.shape
+        (made,) = make_variants([engine], [parse_spec(record.attack)], shape)
+        # whatever it is called here: the weights are the same
+        named = dataclasses.replace(made.record, model=record.model)
+        return dataclasses.replace(made, record=named)
+
+    def _model(self, sha256: str) -> nn.Module | None:
+        return next((model for model in self.models if model_sha256(model) == sha256), None)
 
     def _restore_selection(self) -> None:
         """Pick the rows again; they have the hash that the manifest knows, or are refused."""

@@ -81,6 +81,9 @@ def judges_of(
         ValueError: a model that the dataset was not made with.
     """
     known = {variant.model_sha256: variant.model for variant in configuration.variants}
+    surrogate: str | None = configuration.options.get("surrogate_sha256")
+    if surrogate is not None:
+        known.setdefault(surrogate, "surrogate")
     given: dict[str, nn.Module] = {}
     for model in models:
         sha256 = model_sha256(model)

@@ -9,6 +9,7 @@ from deitsec.shards.manifest import (
     SourceRecord,
     UnreadableRow,
     VariantRecord,
+    load_manifest_schema,
     read_manifest,
     write_manifest,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "SourceRecord",
     "UnreadableRow",
     "VariantRecord",
+    "load_manifest_schema",
     "read_manifest",
     "read_shard",
     "shard_name",

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
@@ -256,6 +257,12 @@ class Manifest:
             raise
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ShardError(f"{where} is no manifest of adversarial shards ({error!r})") from None
+
+
+def load_manifest_schema() -> dict[str, Any]:
+    """Read the JSON Schema (draft 2020-12) that every manifest of this version fulfils."""
+    text = files("deitsec.shards").joinpath("manifest.schema.json").read_text("utf-8")
+    return json.loads(text)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
