@@ -19,6 +19,7 @@ GROUPS = {
     "strong": ["test_bench_strong.py"],
     "training": ["test_bench_training.py"],
     "reading": ["test_bench_reading.py"],
+    "generation": ["test_bench_generation.py"],
 }
 LEAST_ROUNDS = 5
 

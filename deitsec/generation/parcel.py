@@ -58,9 +58,9 @@ def unpack(parcel: Parcel, device: torch.device | str) -> Workload:
 
 
 def _pickled(value: Any, pixels: list[NDArray[Any]] | None) -> bytes:
-    from ray.cloudpickle import CloudPickler  # pyright: ignore[reportPrivateImportUsage]
+    from ray.cloudpickle import CloudPickler  # pyright: ignore
 
-    class Packer(CloudPickler):  # pyright: ignore[reportUntypedBaseClass]
+    class Packer(CloudPickler):  # pyright: ignore
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, Tensor) and obj.device.type != "cpu":
                 return obj.cpu().__reduce_ex__(5)

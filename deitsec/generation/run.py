@@ -180,7 +180,7 @@ def generate(
         except BaseException:
             _save_what_is_done(folder)
             raise
-        return folder.save(complete=True)
+        return folder.save(complete=len(folder.done) == work.plan.shards)
 
 
 def _save_what_is_done(folder: Folder) -> None:
