@@ -123,7 +123,9 @@ if TYPE_CHECKING:
         wrap_sklearn,
     )
     from deitsec.report import (
+        Defense,
         Report,
+        read_defense,
     )
     from deitsec.studies import (
         reproduce,
@@ -259,7 +261,7 @@ _ROOMS = {
         "wrap",
         "wrap_sklearn",
     ),
-    "report": ("Report",),
+    "report": ("Defense", "Report", "read_defense"),
     "studies": ("reproduce",),
     "training": (
         "AdversarialConfig",
@@ -329,6 +331,7 @@ __all__ = [
     "DataSource",
     "DeepFool",
     "DeepFoolLinf",
+    "Defense",
     "DefensiveConfig",
     "DistillConfig",
     "Engine",
@@ -383,6 +386,7 @@ __all__ = [
     "load_model",
     "ops",
     "parse_spec",
+    "read_defense",
     "read_model_card",
     "reproduce",
     "robust_distill",
