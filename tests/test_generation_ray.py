@@ -185,7 +185,7 @@ def test_a_shard_that_kills_every_worker_is_named_and_the_others_are_made(
 
 def test_bad_input_is_told_as_it_is_and_not_tried_again(tmp_path: Path, cluster, trap) -> None:
     images = trap("refuse", times=100)
-    with pytest.raises(DataError, match="^row 25 is no image: replace or remove it$"):
+    with pytest.raises(DataError, match=r"^row 25 is no image: replace or remove it$"):
         _run(tmp_path / "out", images, ray_runner(cluster.address, workers=1), strict=True)
     assert len(list(images.flags.iterdir())) == 1
     assert is_dataset(tmp_path / "out")
@@ -216,9 +216,9 @@ def test_a_run_whose_driver_was_killed_is_ended_by_the_local_runner(tmp_path: Pa
     place = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
     words = ["--data", "digits", "--rows", "3000", "--shard-rows", "50", "--attack", "fgsm:eps=0.1"]
     words += ["--model", "small_cnn", "--batch-size", "50", "--out"]
+    on_ray = [str(tmp_path / "out"), "--runner", "ray", "--workers", "1"]
     driver = subprocess.Popen(
-        [sys.executable, "-m", "deitsec", "generate", *words, str(tmp_path / "out")]
-        + ["--runner", "ray", "--workers", "1"],
+        [sys.executable, "-m", "deitsec", "generate", *words, *on_ray],
         env=os.environ | {"TMPDIR": str(place)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
