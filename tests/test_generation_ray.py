@@ -92,7 +92,7 @@ def _images() -> ArrayImageSet:
 ATTACKS = ("pgd:eps=0.1,steps=4", "fgsm:eps=0.1")
 
 
-def _run(out: Path, images, runner=None, *, attacks=ATTACKS, progress=None, strict: bool = False):
+def _run(out: Path, images, runner=None, *, attacks=ATTACKS, strict: bool = False):
     more = {} if runner is None else {"runner": runner}
     return generate(
         Engine(conv(), batch_size=SHARD_ROWS, seed=3),
@@ -100,7 +100,6 @@ def _run(out: Path, images, runner=None, *, attacks=ATTACKS, progress=None, stri
         DataSource(uri="rows", name="rows", train=None, test=images, class_names=tuple("abcd")),
         out=out,
         settings=Settings(shard_rows=SHARD_ROWS, strict=strict),
-        progress=progress,
         **more,
     )
 
@@ -195,18 +194,19 @@ def test_a_node_that_goes_is_made_up_for_by_one_that_comes(
     tmp_path: Path, undisturbed: dict[str, bytes], cluster, trap
 ) -> None:
     images = trap("hang", times=1)
-    changed: list[int] = []
+    changed: list[bool] = []
 
-    def change(event) -> None:
-        if event.finished_rows and not changed:
-            changed.append(event.finished_rows)
-            _wait_for(lambda: any(images.flags.iterdir()))  # the worker never comes to the end
-            cluster.remove_node(cluster.second, allow_graceful=False)
-            cluster.second = cluster.add_node(num_cpus=2)
+    def change() -> None:
+        _wait_for(lambda: any(images.flags.iterdir()))  # the worker never comes to the end
+        cluster.remove_node(cluster.second, allow_graceful=False)
+        cluster.second = cluster.add_node(num_cpus=2)
+        changed.append(True)
 
-    runner = ray_runner(cluster.address, workers=1)
+    beside = threading.Thread(target=change)
+    beside.start()
     with pytest.warns(UserWarning, match="a worker was lost"):
-        manifest = _run(tmp_path / "out", images, runner, progress=change)
+        manifest = _run(tmp_path / "out", images, ray_runner(cluster.address, workers=1))
+    beside.join()
     assert changed
     assert manifest.complete
     assert _shards(tmp_path / "out") == undisturbed
