@@ -92,7 +92,7 @@ def _images() -> ArrayImageSet:
 ATTACKS = ("pgd:eps=0.1,steps=4", "fgsm:eps=0.1")
 
 
-def _run(out: Path, images, runner=None, *, attacks=ATTACKS, progress=None, strict: bool = False):
+def _run(out: Path, images, runner=None, *, attacks=ATTACKS, strict: bool = False):
     more = {} if runner is None else {"runner": runner}
     return generate(
         Engine(conv(), batch_size=SHARD_ROWS, seed=3),
@@ -100,7 +100,6 @@ def _run(out: Path, images, runner=None, *, attacks=ATTACKS, progress=None, stri
         DataSource(uri="rows", name="rows", train=None, test=images, class_names=tuple("abcd")),
         out=out,
         settings=Settings(shard_rows=SHARD_ROWS, strict=strict),
-        progress=progress,
         **more,
     )
 
@@ -185,7 +184,7 @@ def test_a_shard_that_kills_every_worker_is_named_and_the_others_are_made(
 
 def test_bad_input_is_told_as_it_is_and_not_tried_again(tmp_path: Path, cluster, trap) -> None:
     images = trap("refuse", times=100)
-    with pytest.raises(DataError, match="^row 25 is no image: replace or remove it$"):
+    with pytest.raises(DataError, match=r"^row 25 is no image: replace or remove it$"):
         _run(tmp_path / "out", images, ray_runner(cluster.address, workers=1), strict=True)
     assert len(list(images.flags.iterdir())) == 1
     assert is_dataset(tmp_path / "out")
@@ -195,18 +194,19 @@ def test_a_node_that_goes_is_made_up_for_by_one_that_comes(
     tmp_path: Path, undisturbed: dict[str, bytes], cluster, trap
 ) -> None:
     images = trap("hang", times=1)
-    changed: list[int] = []
+    changed: list[bool] = []
 
-    def change(event) -> None:
-        if event.finished_rows and not changed:
-            changed.append(event.finished_rows)
-            _wait_for(lambda: any(images.flags.iterdir()))  # the worker never comes to the end
-            cluster.remove_node(cluster.second, allow_graceful=False)
-            cluster.second = cluster.add_node(num_cpus=2)
+    def change() -> None:
+        _wait_for(lambda: any(images.flags.iterdir()))  # the worker never comes to the end
+        cluster.remove_node(cluster.second, allow_graceful=False)
+        cluster.second = cluster.add_node(num_cpus=2)
+        changed.append(True)
 
-    runner = ray_runner(cluster.address, workers=1)
+    beside = threading.Thread(target=change)
+    beside.start()
     with pytest.warns(UserWarning, match="a worker was lost"):
-        manifest = _run(tmp_path / "out", images, runner, progress=change)
+        manifest = _run(tmp_path / "out", images, ray_runner(cluster.address, workers=1))
+    beside.join()
     assert changed
     assert manifest.complete
     assert _shards(tmp_path / "out") == undisturbed
@@ -216,9 +216,9 @@ def test_a_run_whose_driver_was_killed_is_ended_by_the_local_runner(tmp_path: Pa
     place = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
     words = ["--data", "digits", "--rows", "3000", "--shard-rows", "50", "--attack", "fgsm:eps=0.1"]
     words += ["--model", "small_cnn", "--batch-size", "50", "--out"]
+    on_ray = [str(tmp_path / "out"), "--runner", "ray", "--workers", "1"]
     driver = subprocess.Popen(
-        [sys.executable, "-m", "deitsec", "generate", *words, str(tmp_path / "out")]
-        + ["--runner", "ray", "--workers", "1"],
+        [sys.executable, "-m", "deitsec", "generate", *words, *on_ray],
         env=os.environ | {"TMPDIR": str(place)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -4,7 +4,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, fields
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -77,7 +76,7 @@ class Engine(Options):
     def __reduce__(self) -> tuple[Any, ...]:
         """An engine travels without what it learnt: its copies, graphs and choices stay behind."""
         options = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
-        return partial(type(self), **options), ()
+        return _made_again, (type(self), options)
 
     def run(
         self,
@@ -192,6 +191,10 @@ class Engine(Options):
             done += len(x)
             tick(0.0, done)
             yield result
+
+
+def _made_again(kind: type[Engine], options: dict[str, Any]) -> Engine:
+    return kind(**options)
 
 
 def _length(source: Iterable[Any]) -> int:

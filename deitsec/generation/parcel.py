@@ -4,6 +4,7 @@ import io
 import pickle
 import warnings
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -58,9 +59,9 @@ def unpack(parcel: Parcel, device: torch.device | str) -> Workload:
 
 
 def _pickled(value: Any, pixels: list[NDArray[Any]] | None) -> bytes:
-    from ray.cloudpickle import CloudPickler  # pyright: ignore
+    pickler: Any = import_module("ray.cloudpickle").CloudPickler  # the package says no types
 
-    class Packer(CloudPickler):  # pyright: ignore
+    class Packer(pickler):
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, Tensor) and obj.device.type != "cpu":
                 return obj.cpu().__reduce_ex__(5)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class RayRunner:
 
     def __call__(
         self, work: Workload, jobs: Iterable[Job], folder: Path, tick: RowTick | None = None
-    ) -> Iterator[ShardEntry]:
+    ) -> Generator[ShardEntry]:
         """Make the shards of some jobs; see `Runner`.
 
         Raises:
@@ -84,23 +84,24 @@ class RayRunner:
             return
         gpus = self._gpus(work)
         parcel = pack(work)
-        with (
-            connected(self.address, workers=self.workers, gpus=gpus) as (ray, share),
-            prepared_site(work, folder) as site,
-        ):
-            threads = self.threads or share
-            sent = (ray.put(parcel), ray.put(site), "cuda" if gpus else "cpu", threads)
-            kind = ray.remote(ShardWorker).options(
-                num_cpus=threads, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD"
-            )
-            crew = _Crew(ray, lambda: kind.remote(), sent, desk, tick)
-            try:
-                yield from crew.work(self.workers)
-            finally:
-                crew.dismiss()
-                if crew.lost:
-                    for leftover in unfinished_files(folder):
-                        leftover.unlink(missing_ok=True)
+        try:
+            with (
+                connected(self.address, workers=self.workers, gpus=gpus) as (ray, share),
+                prepared_site(work, folder) as site,
+            ):
+                threads = self.threads or share
+                sent = (ray.put(parcel), ray.put(site), "cuda" if gpus else "cpu", threads)
+                kind = ray.remote(ShardWorker).options(
+                    num_cpus=threads, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD"
+                )
+                crew = _Crew(ray, lambda: kind.remote(), sent, desk, tick)
+                try:
+                    yield from crew.work(self.workers)
+                finally:
+                    crew.dismiss()
+        finally:
+            for leftover in unfinished_files(folder):  # of workers that were killed
+                leftover.unlink(missing_ok=True)
         if desk.given_up:
             raise WorkerLostError(_told(desk.given_up, self.attempts, crew.lost))
 
