@@ -125,3 +125,31 @@ def test_a_label_without_a_name(tmp_path) -> None:
     with pytest.raises(DataError, match=r"label 3 in row 2 of shard 0 has no name"):
         _ = source.test.labels
     assert shard_set.ShardSet(ShardFolder(folder)).label_range == (0, 2)
+
+
+def test_what_generate_wrote_is_read_back(tmp_path) -> None:
+    """Against the source itself: clean pixels, labels, and the distance that was noted."""
+    pytest.importorskip("filelock")
+    import deitsec
+    from deitsec.generation import Settings
+    from deitsec.models import build_own
+
+    torch.manual_seed(0)
+    model = build_own("logistic_regression", in_chans=1, image_size=32).eval()
+    settings = Settings(per_class=2, shard_rows=8, clean_images=True)
+    deitsec.generate(
+        deitsec.Engine(model),
+        deitsec.FGSM(eps=0.1),
+        "digits",
+        out=tmp_path / "d",
+        settings=settings,
+    )
+    digits = load_data("digits").test
+    columns = ["source_row", "clean_image", "linf_levels"]
+    found = deitsec.ShardDataset(tmp_path / "d", columns=columns, dtype=torch.uint8)
+    assert len(found) == 20
+    for place in range(20):
+        image, label, row, clean, levels = found[place]
+        assert torch.equal(clean, digits.images(row[None])[0])
+        assert label == digits.labels[row]
+        assert (image.int() - clean.int()).abs().max() == levels
