@@ -17,6 +17,7 @@ from benchmarks.trained import find_source
 from deitsec.attacks import RFGSM
 from deitsec.engine import Engine
 from deitsec.generation import Settings, generate
+from deitsec.generation.local import produce
 from deitsec.models import build_own
 
 
@@ -51,7 +52,7 @@ def main() -> None:
             source,
             out=Path(folder) / "out",
             settings=Settings(rows=rows),
-            **({"runner": list_jobs} if what == "planning" else {}),
+            runner=list_jobs if what == "planning" else produce,
         )
     seconds = time.perf_counter() - started
     figures = {"seconds": seconds, "peak_bytes": _peak(), "grown_bytes": _peak() - before}
