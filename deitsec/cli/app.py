@@ -17,11 +17,13 @@ from deitsec.cli.display import printable
 from deitsec.cli.distill import distill
 from deitsec.cli.doctor import doctor
 from deitsec.cli.generate import generate_app
+from deitsec.cli.generate_verify import generate_verify
 from deitsec.cli.list import list_app
 from deitsec.cli.poison import poison
 from deitsec.cli.reproduce import reproduce_app
 from deitsec.cli.substitute import substitute
 from deitsec.cli.train import train
+from deitsec.cli.train_generator import train_generator
 from deitsec.cli.transfer import transfer
 from deitsec.cli.verify import verify
 
@@ -39,6 +41,7 @@ app.command()(verify)
 app.command()(attack)
 app.command()(train)
 app.command()(distill)
+app.command()(train_generator)
 app.command()(certify)
 app.command()(detect)
 app.command()(substitute)
@@ -46,6 +49,7 @@ app.command()(transfer)
 app.command()(poison)
 app.command()(bench)
 app.command()(doctor)
+generate_app.command("verify")(generate_verify)
 app.add_typer(generate_app)
 app.add_typer(list_app)
 app.add_typer(reproduce_app)
@@ -103,10 +107,17 @@ def _is_foreseen(error: Exception) -> bool:
     """Whether an error is one of a run that went wrong, not one of this program."""
     import torch
 
+    from deitsec.generation.ray_runner import WorkerLostError
     from deitsec.ops import BackendUnavailableError
     from deitsec.training import TrainingDiverged
 
-    return isinstance(error, TrainingDiverged | BackendUnavailableError | torch.OutOfMemoryError)
+    foreseen = (
+        TrainingDiverged,
+        BackendUnavailableError,
+        WorkerLostError,
+        torch.OutOfMemoryError,
+    )
+    return isinstance(error, foreseen)
 
 
 def _describe(error: OSError) -> str:

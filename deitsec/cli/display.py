@@ -45,6 +45,13 @@ class Display:
             note += f"  success {event.successes / event.finished_rows:.1%}"
         self._show("generating", event.rows, event.total, note)
 
+    def rate(self, stage: str, done: int, total: int) -> None:
+        """Show rows done of a stage, and how many a second."""
+        now = time.monotonic()
+        started, rows = self._began.setdefault(stage, (now, done))
+        note = f"{(done - rows) / (now - started):,.0f} rows/s" if now > started else ""
+        self._show(stage, done, total or done, note)
+
     def _show(self, stage: str, done: int, total: int, note: str) -> None:
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total, note=note)

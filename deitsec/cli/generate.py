@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deitsec.cli.display import display
+from deitsec.cli.generate_export import export
 from deitsec.cli.generated import print_summary
 from deitsec.cli.options import (
     AsJson,
@@ -53,6 +54,7 @@ Rows = Annotated[
     ),
 ]
 Split = Annotated[str, typer.Option(help="Which split is attacked: test or train.")]
+generate_app.command("export")(export)
 
 
 @generate_app.callback()
@@ -190,8 +192,12 @@ def _runner(
     from deitsec.generation.local import produce
 
     options = {"address": address, "workers": workers, "gpus-per-worker": gpus_per_worker}
+    if name == "ray":
+        from deitsec.generation.ray_runner import ray_runner
+
+        return ray_runner(address, workers or 2, gpus_per_worker)
     if name != "local":
-        raise ValueError(f"--runner must be local, got {name!r}")
+        raise ValueError(f"--runner must be local or ray, got {name!r}")
     given = [option for option, value in options.items() if value is not None]
     if given:
         raise ValueError(f"--{given[0]} is for --runner ray")

@@ -3,7 +3,8 @@
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from deitsec.engine.access import check_access
 from deitsec.engine.feed import ahead, rows_from, waves
 from deitsec.engine.guard import warn_of_training
 from deitsec.engine.options import Options
+from deitsec.engine.origin import origin_of
 from deitsec.engine.result import AttackResult
 from deitsec.engine.rows import Rows, check_rows
 from deitsec.engine.session import Session
@@ -71,6 +73,11 @@ class Engine(Options):
         """Validate the options."""
         Options.__post_init__(self)
         object.__setattr__(self, "_session", Session(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """An engine travels without what it learnt: its copies, graphs and choices stay behind."""
+        options = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+        return partial(type(self), **options), ()
 
     def run(
         self,
@@ -164,6 +171,7 @@ class Engine(Options):
         if first is None:
             return
         check_access(attack, self.model, self.surrogate)
+        self._session.origin = origin_of(attack, self.model)
         for model in self.models:
             warn_of_training(model, stacklevel=3)
         session = self._session

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deitsec.generation.plan import Job
 from deitsec.generation.selection import pack_selection, selection_sha256, unpack_selection
-from deitsec.generation.workload import Workload
+from deitsec.generation.workload import Workload, shard_about
 from deitsec.shards import (
     MANIFEST,
     Configuration,
@@ -110,7 +110,7 @@ def stored_selection(path: Path, configuration: Configuration) -> Tensor | None:
         return None
     try:
         rows = unpack_selection((path / SELECTION).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ShardError(f"{path / SELECTION} cannot be read ({error})") from None
     if selection_sha256(rows) != expected:
         raise ShardError(f"{path / SELECTION} is not the one that {MANIFEST} knows")
@@ -183,7 +183,7 @@ def resume_folder(path: Path, work: Workload, environment: Mapping[str, Any]) ->
         entry = known.get(number)
         size = (path / shard_name(number)).stat().st_size
         if entry is None or entry.bytes != size:
-            entry = _taken_up(path, work, work.plan.job(number))
+            entry = taken_up(path, number, work.configuration, work)
         if entry is not None:
             entries.append(entry)
     complete = manifest.complete and len(entries) == work.plan.shards
@@ -201,22 +201,33 @@ def _remove_unfinished(path: Path) -> None:
         leftover.unlink()
 
 
-def _taken_up(path: Path, work: Workload, job: Job) -> ShardEntry | None:
-    """The entry of a shard that the manifest does not know; None where it is not to be kept."""
-    place = path / shard_name(job.shard)
+def taken_up(
+    path: Path, number: int, configuration: Configuration, work: Workload | None = None
+) -> ShardEntry | None:
+    """The entry of a shard that the manifest does not know; None where it is not to be kept.
+
+    Args:
+        path: the folder.
+        number: of the shard.
+        configuration: that the shard has to be of.
+        work: what says which rows it has to hold; None where that was looked at before.
+    """
+    place = path / shard_name(number)
     try:
         data = place.read_bytes()
         rows, about = decode(data, str(place))
     except (OSError, ShardError):
         return None
     unreadable = tuple(UnreadableRow(row=row, reason=why) for row, why in about.unreadable)
-    if about.metadata() != work.about(job, unreadable).metadata():
+    if about.metadata() != shard_about(configuration, number, unreadable).metadata():
         return None
-    if not np.array_equal(rows.sample_id, _expected_ids(work, job, unreadable)):
+    if work is not None and not np.array_equal(
+        rows.sample_id, _expected_ids(work, work.plan.job(number), unreadable)
+    ):
         return None
     return ShardEntry(
-        shard=job.shard,
-        variant=job.variant,
+        shard=number,
+        variant=number % len(configuration.variants),
         rows=len(rows),
         sha256=hashlib.sha256(data).hexdigest(),
         bytes=len(data),

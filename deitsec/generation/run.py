@@ -8,12 +8,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-import deitsec
 from deitsec.attacks import Attack
 from deitsec.data import DataSource, ImageSet, load_data
 from deitsec.data.image_set import UNLABELLED
 from deitsec.engine import Engine
-from deitsec.environment import environment, package_version
+from deitsec.environment import environment
 from deitsec.generation.folder import (
     Folder,
     check_free,
@@ -27,7 +26,13 @@ from deitsec.generation.folder import (
 from deitsec.generation.local import RowTick, produce
 from deitsec.generation.plan import Job, Plan
 from deitsec.generation.selection import Pick, Selection, select_rows, selection_sha256
-from deitsec.generation.workload import Variant, Workload, engine_options, make_variants
+from deitsec.generation.workload import (
+    Variant,
+    Workload,
+    engine_options,
+    make_variants,
+    software_versions,
+)
 from deitsec.shards import (
     Configuration,
     Manifest,
@@ -285,10 +290,7 @@ def _configuration(
         variants=tuple(variant.record for variant in variants),
         options=engine_options(variants[0].engine),
         clean_images=settings.clean_images,
-        versions={
-            "deitsec": deitsec.__version__,
-            **{name: package_version(name) or "none" for name in ("torch", "numpy", "pyarrow")},
-        },
+        versions=software_versions(),
     )
 
 

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import deitsec
 from deitsec.attacks import Attack, format_spec
 from deitsec.data import ImageSet
 from deitsec.engine import Engine
 from deitsec.engine.access import check_access
 from deitsec.engine.rows import check_aim
+from deitsec.environment import package_version
 from deitsec.generation.plan import Job, Plan
 from deitsec.models import model_sha256
 from deitsec.shards import (
@@ -65,18 +67,27 @@ class Workload:
 
     def about(self, job: Job, unreadable: tuple[UnreadableRow, ...] = ()) -> ShardAbout:
         """What the shard of a job says of itself."""
-        source, record = self.configuration.source, self.variants[job.variant].record
-        return ShardAbout(
-            shard=job.shard,
-            shape=source.shape,
-            attack=record.attack,
-            model={"name": record.model, "sha256": record.model_sha256},
-            source={"name": source.name, "split": source.split, "sha256": source.sha256},
-            seed=self.variants[job.variant].engine.seed,
-            options=self.configuration.options,
-            versions=self.configuration.versions,
-            unreadable=tuple((row.row, row.reason) for row in unreadable),
-        )
+        return shard_about(self.configuration, job.shard, unreadable)
+
+
+def shard_about(
+    configuration: Configuration, shard: int, unreadable: tuple[UnreadableRow, ...] = ()
+) -> ShardAbout:
+    """What a shard of a dataset says of itself."""
+    source = configuration.source
+    record = configuration.variants[shard % len(configuration.variants)]
+    return ShardAbout(
+        shard=shard,
+        shape=source.shape,
+        attack=record.attack,
+        model={"name": record.model, "sha256": record.model_sha256},
+        source={"name": source.name, "split": source.split, "sha256": source.sha256},
+        seed=configuration.options["seed"],
+        options=configuration.options,
+        versions=configuration.versions,
+        unreadable=tuple((row.row, row.reason) for row in unreadable),
+        dataset=configuration.plain(),
+    )
 
 
 def make_variants(
@@ -129,6 +140,15 @@ def _model_name(model: nn.Module) -> str:
     if not isinstance(name, str):
         return type(model).__name__
     return f"{name} (head {head})" if head in ("class", "distillation") else name
+
+
+def software_versions() -> Mapping[str, str]:
+    """Of the software that decides the bytes of a shard."""
+    packages = ("torch", "numpy", "pyarrow")
+    return {
+        "deitsec": deitsec.__version__,
+        **{name: package_version(name) or "none" for name in packages},
+    }
 
 
 def engine_options(engine: Engine) -> Mapping[str, Any]:

@@ -8,7 +8,8 @@ SELECTION = "selection.npy"
 LOCK = ".generate.lock"
 
 _SHARD = re.compile(r"shard-(\d{5,})\.parquet")
-_PART = re.compile(r"\.(shard-\d{5,}\.parquet|manifest\.json|selection\.npy)\.[0-9a-f]{8}\.part")
+_WRITTEN = r"shard-\d{5,}\.parquet|manifest\.json|selection\.npy|probe"
+_PART = re.compile(rf"\.({_WRITTEN})\.[0-9a-f]{{8}}\.part")
 
 
 def shard_name(number: int) -> str:
