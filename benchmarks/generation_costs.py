@@ -41,7 +41,8 @@ def list_jobs(
 def main() -> None:
     """Make or plan a dataset of one attack on the small network, and print the cost."""
     what, rows = sys.argv[1], int(sys.argv[2])
-    engine = Engine(build_own("small_cnn", in_chans=1, image_size=28), batch_size=256)
+    model = build_own("small_cnn", in_chans=1, image_size=28).eval()
+    engine = Engine(model, batch_size=256)
     source = find_source()
     assert source.sha256
     before, started = _peak(), time.perf_counter()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import deitsec
 from deitsec import FGSM, PGD
@@ -272,6 +273,13 @@ def test_the_model_is_left_as_found(tmp_path):
     assert (model[2].weight.grad == 1).all()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_model_in_train_mode_is_told_of_once(tmp_path):
+    model = nn.Sequential(conv(CLASSES), nn.Dropout(0.5)).train()
+    with pytest.warns(UserWarning, match="was in train mode") as told:
+        generate(engine(model), PGD_3, source(), out=tmp_path, settings=Settings(shard_rows=4))
+    assert len(told) == 1
 
 
 def test_a_batch_that_does_not_fit_ends_the_run_and_says_which_does(tmp_path, monkeypatch):

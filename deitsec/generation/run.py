@@ -12,6 +12,7 @@ from deitsec.attacks import Attack
 from deitsec.data import DataSource, ImageSet, load_data
 from deitsec.data.image_set import UNLABELLED
 from deitsec.engine import Engine
+from deitsec.engine.guard import attack_mode, warn_of_training
 from deitsec.environment import environment
 from deitsec.generation.folder import (
     Folder,
@@ -163,7 +164,10 @@ def generate(
     if not engines or not attacks:
         raise ValueError("generate needs at least one engine and one attack")
     variants = make_variants(engines, attacks, data.test.shape)
-    with locked(path):
+    models = [model for one in engines for model in one.models]
+    for model in models:
+        warn_of_training(model, stacklevel=2)  # once, not for each shard
+    with locked(path), attack_mode(*models):
         if not (resume and is_dataset(path)):
             check_free(path)
         work, folder = _open(path, data, variants, settings, command, resume=resume)
