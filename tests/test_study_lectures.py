@@ -13,7 +13,7 @@ from deitsec.attacks import FGSM, LinearL2
 from deitsec.data import load_data
 from deitsec.engine import Engine
 from deitsec.models import wrap
-from deitsec.studies import attack_lecture, page_of, photographs, reproduce
+from deitsec.studies import attack_lecture, attack_lecture_page, page_of, photographs, reproduce
 from deitsec.studies.attacked_photographs import attack_photographs, outcome
 from deitsec.studies.destruction import measure_destruction
 from deitsec.studies.failed_defenses import Options as FailedOptions
@@ -290,3 +290,21 @@ def test_a_lecture_in_its_quick_form(name, tmp_path):
     errors = [one["error"] for one in points if one["model"] == "logistic_regression"]
     assert errors == sorted(errors)  # FGSM is the optimum of a linear model of two classes
     assert errors[-1] > 0.9
+
+
+def test_the_summary_takes_the_best_of_each_side():
+    def attack(spec, success):
+        return {"spec": spec, "success": success}
+
+    found = {
+        "attacks": [attack("a", 0.1), attack("b", 0.2)],
+        "adaptive": [attack("c", 0.9), attack("d", 0.8)],
+    }
+    said = attack_lecture_page.short_detector(found)
+    assert "20.0% (b)" in said
+    assert "90.0% (c)" in said
+    trained = {"clean": 0.9, "fgsm": 0.7, "pgd": 0.6, "strong": 0.5}
+    base = {"clean": 0.95, "fgsm": 0.3, "pgd": 0.2, "strong": 0.1}
+    said = attack_lecture_page.short_adversarial({"methods": [base, trained]})
+    assert "50.0% are left instead of 10.0%" in said
+    assert "from 95.0% to 90.0%" in said

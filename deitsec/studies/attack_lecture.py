@@ -173,7 +173,7 @@ def _hidden_data(bench: Bench) -> dict[str, Any]:
 def _of_hidden_model(options: Options) -> Mapping[str, Any]:
     return {
         "model": options.network,
-        "substitutes": ("mnist_dense",),
+        "substitutes": tuple(dict.fromkeys(("mnist_dense", options.network))),
         "others": ("mnist_dense",),
         "estimators": (),
         "first": min(10, 2 * options.per_class),

@@ -84,13 +84,13 @@ def short_hidden_data(found: Found) -> str:
 
 def short_hidden_model(found: Found) -> str:
     """What the best substitute comes to."""
-    best = max(
-        (attack for one in found["substitutes"] for attack in one["attacks"]),
-        key=lambda attack: attack["transfer"] or 0.0,
+    name, best = max(
+        ((one["name"], attack) for one in found["substitutes"] for attack in one["attacks"]),
+        key=lambda pair: pair[1]["transfer"] or 0.0,
     )
     return (
-        f"A substitute trained on answers alone fools {share(best['transfer'], 1)}, noise of the "
-        f"same size {share(best['noise'], 1)}."
+        f"Trained on answers alone, the best substitute ({name}) fools "
+        f"{share(best['transfer'], 1)}, noise of the same size {share(best['noise'], 1)}."
     )
 
 
@@ -121,7 +121,7 @@ def short_detector(found: Found) -> str:
     naive = max(found["attacks"], key=lambda one: one["success"])
     known = max(found["adaptive"], key=lambda one: one["success"])
     return (
-        f"Of the attacks that do not know of it, {naive['spec']} gets furthest and evades both "
-        f"with {share(naive['success'], 1)}; {known['spec']} on classifier and discriminator "
-        f"together with {share(known['success'], 1)}."
+        f"Of the attacks that do not know of it, the best evades with {share(naive['success'], 1)} "
+        f"({naive['spec']}); on classifier and discriminator together, with "
+        f"{share(known['success'], 1)} ({known['spec']})."
     )
