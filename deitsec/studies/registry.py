@@ -37,7 +37,7 @@ STUDIES: dict[str, str] = {
     ),
     "mnist-adversarial": (
         "a dense and a convolutional network for MNIST: FGSM, images crafted from noise and from "
-        "other digits, defenses; whole form not timed"
+        "other digits, defenses; about 20 minutes of a core's time, 89 on a crowded machine"
     ),
     "poisoning": (
         "flipped labels and backdoors by rate, and who finds them (Gu 2017, Tran 2018, Chen 2018); "
