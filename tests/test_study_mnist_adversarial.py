@@ -14,7 +14,7 @@ from deitsec.studies.mnist_adversarial_page import compared
 from deitsec.studies.mnist_adversarial_targeted import LITERAL_RATE, Pairs, _descend, _kept
 from deitsec.studies.pictures import unpacked
 
-QUICK = {"epochs": 6}
+QUICK = {"epochs": 6, "defended_per_class": 2}
 
 
 @pytest.fixture(scope="module")

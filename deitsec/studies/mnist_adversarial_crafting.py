@@ -51,8 +51,15 @@ def fast_gradient_sign(run: StudyRun[Options], network: Classifier) -> Piece:
         wrong = found.clean_correct & (found.logits.argmax(1) != found.labels)
         sure = found.logits.softmax(1).amax(1)[wrong]
         confidence = sure.double().mean().item() if len(sure) else None
+        answered = found.logits.argmax(1).bincount(minlength=run.data.num_classes)
         points.append(
-            {"eps": eps, "accuracy": found.robust_accuracy, "wrong_confidence": confidence}
+            {
+                "eps": eps,
+                "accuracy": found.robust_accuracy,
+                "wrong_confidence": confidence,
+                "commonest": int(answered.argmax()),
+                "commonest_share": int(answered.max()) / len(rows),
+            }
         )
         told(done * len(rows), len(run.options.radii) * len(rows))
     attack = FGSM(eps=run.options.shown_eps)

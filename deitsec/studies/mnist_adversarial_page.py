@@ -1,6 +1,6 @@
 """The page of the MNIST study."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deitsec.report.wording import grey_levels, joined, points
@@ -39,7 +39,7 @@ def render(document: Document) -> Page:
         "not, each with the probability of the answer.",
         "![right and wrong answers](figure:answers)",
         "## One step: FGSM",
-        _fgsm(networks),
+        _fgsm(networks, found["class_names"]),
         "![accuracy under FGSM by radius](figure:fgsm)",
     ]
     if "fgsm-examples" in figures:
@@ -144,7 +144,7 @@ def _convolutional(network: Found, name: str) -> str:
     )
 
 
-def _fgsm(networks: Mapping[str, Found]) -> str:
+def _fgsm(networks: Mapping[str, Found], names: Sequence[str]) -> str:
     found = {name: one["fgsm"] for name, one in networks.items()}
     first = next(iter(found.values()))
     rows = [["clean", *(cell for one in found.values() for cell in (share(one["clean"], 1), "-"))]]
@@ -160,7 +160,23 @@ def _fgsm(networks: Mapping[str, Found]) -> str:
     head = ["", *(cell for name in found for cell in (f"{name}: right", "sure, where it fell"))]
     return (
         f"Accuracy on {first['rows']:,} test images after one step of x + eps sign(grad), and the "
-        "mean probability of the wrong answer.\n\n" + table(head, rows)
+        "mean probability of the wrong answer.\n\n"
+        + table(head, rows)
+        + f"\n{_commonest(found, names)}"
+    )
+
+
+def _commonest(found: Mapping[str, Found], names: Sequence[str]) -> str:
+    """What the farthest step ends in: one class for nearly all is no robustness of that class."""
+    said = [
+        f"the {name} network takes {share(one['points'][-1]['commonest_share'], 1)} of the images "
+        f"for class {names[one['points'][-1]['commonest']]}"
+        for name, one in found.items()
+    ]
+    eps = next(iter(found.values()))["points"][-1]["eps"]
+    return (
+        f"At eps = {eps:g} {joined(said)}. Where that is nearly all of them, the images of the "
+        "class that stay right are no sign of strength."
     )
 
 
@@ -212,7 +228,6 @@ def _targeted(networks: Mapping[str, Found], options: Found) -> str:
         "L2",
         "confidence",
         "objective",
-        "below the source's",
     )
     literal = [
         [
@@ -236,10 +251,11 @@ def _targeted(networks: Mapping[str, Found], options: Found) -> str:
         + f"\nThe first term is at most 1, and at the digit itself it is {source:.2f} at most on "
         f"average. So with lambda = {options['weight']:g} an image farther than "
         f"{(1 / options['weight']) ** 0.5:.2f} from its digit costs more than the digit left "
-        "alone, and the last column says how few crafted images cost less. Descended to the "
-        f"letter, by its own gradient (rate {LITERAL_RATE:g}), the formula mostly ends back at the "
-        "digit. `fooling_lookalike` walks to the goal first and takes the least objective among "
-        "the images that reach it.\n\n"
+        "alone; the last column says how many crafted images cost less than that. "
+        "`fooling_lookalike` walks to the goal first and takes the least objective among the "
+        f"images that reach it. To the letter, by its own gradient (rate {LITERAL_RATE:g}), the "
+        "formula has hardly any slope towards the goal where the network is sure of another "
+        "class, and what is left draws the image back to the digit:\n\n"
         + table(("to the letter", "at the goal in the end", "ever", "L2 in the end"), literal)
     )
 
