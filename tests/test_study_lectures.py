@@ -13,7 +13,14 @@ from deitsec.attacks import FGSM, LinearL2
 from deitsec.data import load_data
 from deitsec.engine import Engine
 from deitsec.models import wrap
-from deitsec.studies import attack_lecture, attack_lecture_page, page_of, photographs, reproduce
+from deitsec.studies import (
+    adversarial_lecture,
+    attack_lecture,
+    attack_lecture_page,
+    page_of,
+    photographs,
+    reproduce,
+)
 from deitsec.studies.attacked_photographs import attack_photographs, outcome
 from deitsec.studies.destruction import measure_destruction
 from deitsec.studies.failed_defenses import Options as FailedOptions
@@ -261,6 +268,12 @@ def test_an_unknown_defense_is_refused():
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         attack_lecture.Options(**options)
+
+
+def test_too_few_questions_are_refused_before_any_work():
+    with pytest.raises(ValueError, match="max_queries must be more than start_queries"):
+        adversarial_lecture.Options(queries=300)
+    adversarial_lecture.Options(queries=30, estimators=("knn",))
 
 
 @pytest.mark.parametrize("name", ["attack-lecture", "adversarial-lecture"])

@@ -5,6 +5,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from deitsec.attacks import HopSkipJumpLinf
 from deitsec.data import to_float
 from deitsec.models import Classifier
 from deitsec.studies.photographs import Subject, photograph_classifier
@@ -51,7 +52,7 @@ class Options:
         metadata={"help": "Of scikit-learn, that images are shown to."},
     )
     queries: int = field(
-        default=300, metadata={"help": "Of an image, on a source without gradients."}
+        default=400, metadata={"help": "Of an image, on a source without gradients."}
     )
     rates: tuple[float, ...] = field(
         default=(0.02, 0.1), metadata={"help": "Shares of the training set that are poisoned."}
@@ -68,6 +69,8 @@ class Options:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.labelled or min(self.labelled) < 1 or self.epochs < 0:
             raise ValueError("labelled must hold numbers of at least 1, and epochs at least 0")
+        if "svm" in self.estimators:  # it gives decisions alone, which need a few more questions
+            HopSkipJumpLinf(max_queries=self.queries)
 
 
 class Bench:

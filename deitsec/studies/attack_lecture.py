@@ -175,7 +175,7 @@ def _of_hidden_model(options: Options) -> Mapping[str, Any]:
         "model": options.network,
         "substitutes": tuple(dict.fromkeys(("mnist_dense", options.network))),
         "others": ("mnist_dense",),
-        "estimators": (),
+        "estimators": ("tree",),
         "first": min(10, 2 * options.per_class),
         "rounds": options.rounds,
         "epochs": 10,
