@@ -18,6 +18,8 @@ GROUPS = {
     "precision": ["test_bench_precision.py"],
     "strong": ["test_bench_strong.py"],
     "training": ["test_bench_training.py"],
+    "reading": ["test_bench_reading.py"],
+    "generation": ["test_bench_generation.py"],
 }
 LEAST_ROUNDS = 5
 

@@ -12,7 +12,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Timed:
 
     def __call__(
         self, work: Workload, jobs: Iterable[Job], folder: Path, tick: RowTick | None = None
-    ) -> Iterator[ShardEntry]:
+    ) -> Generator[ShardEntry]:
         """Make the shards."""
         self.done.clear()
         for entry in self.runner(work, jobs, folder, tick):

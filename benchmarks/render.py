@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks import (
     render_attacks,
+    render_generation,
     render_precision,
     render_strong,
     render_training,
@@ -153,6 +154,7 @@ def page(results: Path, images: Path) -> str:
     parts.append(render_precision.precision(load(results, "precision")))
     parts.append(render_strong.strong(load(results, "strong")))
     parts.append(render_training.training(load(results, "training")))
+    parts.append(render_generation.generation(load(results, "generation")))
     return "\n".join(parts)
 
 

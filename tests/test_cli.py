@@ -72,6 +72,8 @@ def _one_line(capsys):
         (["train", "--labelled", "3"], ["--labelled is for --virtual"]),
         (["train", "--optimizer", "adamx"], ["adamx"]),
         (["distill"], ["--teacher"]),
+        (["distill", "--teacher", "t", "--eps", "8/255"], ["--eps", "--method robust"]),
+        (["distill", "--teacher", "t", "--method", "robust", "--eps", "x"], ["--eps must be a nu"]),
         (["list", "atacks"], ["atacks", "attacks"]),
     ],
 )

@@ -52,7 +52,7 @@ def source(test: ArrayImageSet, train: ArrayImageSet | None = None) -> DataSourc
         ("nzp:a.npz", "did you mean npz:a.npz?"),
         ("some/a.npz", "did you mean npz:some/a.npz?"),
         (str(REPO), f"did you mean folder:{REPO}?"),
-        ("hf:beans", "available: digits, mnist, cifar10, npz:FILE, folder:DIR"),
+        ("hf:beans", "available: digits, mnist, cifar10, npz:FILE, folder:DIR, shards:DIR"),
         ("", "unknown data source ''"),
         ("digits:1", "write digits"),
         ("npz", "write npz:FILE"),

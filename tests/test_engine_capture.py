@@ -108,8 +108,9 @@ def test_a_step_on_a_pretended_gpu_reads_nothing_back(name, loss_at, monkeypatch
     # autograd asks the driver for the device, which is not there
     gradient = lambda output, leaf, *_, **__: (torch.empty_like(leaf),)  # noqa: E731
     monkeypatch.setattr(torch.autograd, "grad", gradient)
-    attack, targeted = light(name), loss_at == "targeted"
-    with FakeTensorMode():
+    targeted = loss_at == "targeted"
+    attack = light(name, shape=(3, 8, 8), aimed=targeted)
+    with FakeTensorMode(allow_non_fake_inputs=True):  # weights that come from a file are real
         x = torch.empty(4, 3, 8, 8, device="cuda")
         y = torch.empty(4, dtype=torch.int64, device="cuda")
         layers = nn.Conv2d(3, 4, 3, device="cuda"), nn.Linear(144, 5, device="cuda")

@@ -82,7 +82,7 @@ def no_wait():
 @pytest.mark.parametrize("options", [{}, {"compaction": False}, {"stop": "never"}], ids=str)
 @pytest.mark.parametrize("name", EVERY)
 def test_graphs_give_what_eager_steps_give(name, options, at_once):
-    model, attack = network(), light(name)
+    model, attack = network(), light(name, shape=(3, 16, 16), classes=10)
     images, labels = images_for(model)
     eager = Engine(model, batch_size=BATCH, cuda_graphs=False, **options)
     captured = Engine(model, batch_size=BATCH, **options)
@@ -131,7 +131,7 @@ def test_an_eager_step_waits_for_nothing(name, monkeypatch):
             return take_step(step, query)
 
     monkeypatch.setattr(steps, "take_step", strict)
-    attack = light(name)
+    attack = light(name, shape=(3, 16, 16), classes=10)
     Engine(model, batch_size=BATCH, cuda_graphs=False).run(attack, images, labels)
     assert watched or sum(times for _, times in attack.plan()) == 1
 

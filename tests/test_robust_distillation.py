@@ -1,6 +1,7 @@
 """Robust distillation: the loss of a step, and who is attacked."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from training_for_tests import few_digits, micro, network
 
 from deitsec import ops
+from deitsec.cli import main
 from deitsec.data import to_float
 from deitsec.models import build_own, model_sha256
 from deitsec.training import Augmentation, FitConfig, RobustDistillConfig, robust_distill
@@ -64,3 +66,15 @@ def test_teacher_and_flags_are_left_as_found(data):
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         RobustDistillConfig(**options)
+
+
+def test_the_command_attacks_the_student_as_it_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["--image-size", "8", "--model", "logistic_regression", "--epochs", "1"]
+    assert main(["train", *small, "--out", "teacher.safetensors"]) == 0
+    attack = ["--eps", "8/255", "--attack-steps", "2", "--attack-alpha", "6/255", "--alpha", "0.8"]
+    words = ["--teacher", "teacher.safetensors", "--method", "robust", *attack]
+    assert main(["distill", *small, *words]) == 0
+    found = json.loads((tmp_path / "student.card.json").read_text())["training"]
+    given = {"method": "robust", "eps": 8 / 255, "steps": 2, "step_size": 6 / 255, "alpha": 0.8}
+    assert {name: found[name] for name in given} == given

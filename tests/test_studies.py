@@ -20,6 +20,7 @@ class Options:
     rates: tuple[float, ...] = (0.5, 1.0)
     word: str | None = None
     again: bool = True
+    weight: float = 0.5
 
     def __post_init__(self):
         if self.steps < 1:
@@ -85,6 +86,7 @@ def test_a_result_says_what_made_it_and_the_page_is_made_of_it(tmp_path):
     found = reproduce("toy", out=tmp_path, quick=True, seed=3, options=options)
     assert found == json.loads((tmp_path / "toy" / "result.json").read_text())
     assert found["command"] == "deitsec reproduce toy --quick --seed 3 --rates 1,2 --no-again"
+    assert found["options"].pop("weight") == 0.5
     assert found["options"] == {"steps": 1, "rates": [1.0, 2.0], "word": None, "again": False}
     assert len(found["data"]["sha256"]) == 64
     assert set(found["parts"]) == {"net", "one", "two"}
@@ -143,11 +145,14 @@ def test_the_random_stream_is_left_as_found(tmp_path):
 
 
 def test_the_command_has_the_options_of_the_study(tmp_path, capsys):
-    words = ["toy", "--quick", "--rates", "3,4.5", "--no-again", "--json"]
+    words = ["toy", "--quick", "--rates", "3,9/2", "--no-again", "--json"]
+    words += ["--weight", "8/255", "--device", "cpu"]
     assert main(["reproduce", *words]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["options"]["again"] is False
     assert found["options"]["rates"] == [3.0, 4.5]
+    assert found["options"]["weight"] == 8 / 255
+    assert "--device cpu" in found["command"]
     assert (tmp_path / "studies" / "toy.md").exists()
     assert main(["reproduce", "toy", "--help"]) == 0
     shown = capsys.readouterr().out
@@ -175,6 +180,7 @@ def test_studies_are_listed(capsys):
     [
         (["defensive-destillation"], "unknown study 'defensive-destillation': the nearest name is"),
         (["toy", "--rates", "a,b"], "--rates must be floats with commas between them, got 'a,b'"),
+        (["toy", "--weight", "heavy"], "--weight must be a number such as 8/255, got 'heavy'"),
         (["toy", "--steps", "0"], "steps must be >= 1, got 0"),
         (["toy", "--out", "pyproject"], "--out must be a folder"),
         (["render", "nothing.json"], "nothing.json"),

@@ -1,5 +1,6 @@
 """The attacks, one a file."""
 
+from deitsec.attacks.advgan import AdvGAN
 from deitsec.attacks.apgd import APGD
 from deitsec.attacks.apgd_l1 import APGDL1
 from deitsec.attacks.apgd_l2 import APGDL2
@@ -33,6 +34,7 @@ from deitsec.attacks.nes import NES
 from deitsec.attacks.nifgsm import NIFGSM
 from deitsec.attacks.patch import Patch
 from deitsec.attacks.patch_fool import PatchFool
+from deitsec.attacks.perturbation_generator import PerturbationGenerator
 from deitsec.attacks.pgd import PGD
 from deitsec.attacks.pgd_heads import PGDHeads
 from deitsec.attacks.pgd_l1 import PGDL1
@@ -83,6 +85,7 @@ __all__ = [
     "TIFGSM",
     "VAT",
     "VMIFGSM",
+    "AdvGAN",
     "Attack",
     "AttentionPGD",
     "AutoAttack",
@@ -105,6 +108,7 @@ __all__ = [
     "PGDHeads",
     "Patch",
     "PatchFool",
+    "PerturbationGenerator",
     "RandomSearch",
     "Reliable",
     "ReliableL1",

@@ -1,6 +1,7 @@
 """What every attack is: a frozen configuration and pure steps."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -89,6 +90,11 @@ class Attack(ABC):
     def stages(self) -> tuple["Attack", ...]:
         """The attacks that this one runs in turn, each on the rows that are still standing."""
         return (self,)
+
+    @property
+    def made_for(self) -> Mapping[str, str] | None:
+        """Name and sha256 of the model that what it applies was made for; None for no model."""
+        return None
 
     @property
     def spares(self) -> bool:

@@ -5,6 +5,7 @@ import difflib
 import fnmatch
 from typing import Any
 
+from deitsec.attacks.advgan import AdvGAN
 from deitsec.attacks.apgd import APGD
 from deitsec.attacks.apgd_l1 import APGDL1
 from deitsec.attacks.apgd_l2 import APGDL2
@@ -60,6 +61,7 @@ ATTACKS: dict[str, type[Attack]] = {
         APGD,
         APGDL1,
         APGDL2,
+        AdvGAN,
         AttentionPGD,
         AutoAttack,
         AutoAttackL1,
@@ -144,7 +146,7 @@ def create_attack(name: str, **options: Any) -> Attack:
         ValueError: unknown attack or option, or an option out of range.
     """
     cls = attack_class(name)
-    known = [field.name for field in dataclasses.fields(cls)]
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
     for option in options:
         if option not in known:
             near = difflib.get_close_matches(option, known, n=1, cutoff=0.4)

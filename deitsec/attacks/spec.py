@@ -25,8 +25,11 @@ def parse_spec(spec: str, **defaults: Any) -> Attack:
         ValueError: unknown name or key, a value that is not understood or is out of range.
     """
     name, _, rest = spec.partition(":")
-    fields = {field.name: field for field in dataclasses.fields(attack_class(name.strip()))}
-    options = {key: value for key, value in defaults.items() if key in fields}
+    options_of = dataclasses.fields(attack_class(name.strip()))
+    fields = {field.name: field for field in options_of if field.init}
+    # one that a file decides is not to be taken for left open
+    open_ = [key for key, field in fields.items() if not field.metadata.get("own")]
+    options = {key: value for key, value in defaults.items() if key in open_}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         key, equals, text = (part.strip() for part in item.partition("="))
         if not equals or not text:
@@ -39,10 +42,11 @@ def parse_spec(spec: str, **defaults: Any) -> Attack:
 
 def format_spec(attack: Attack) -> str:
     """Write an attack as the spec that makes it again: eps if it has one, and all that is set."""
-    values = {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack)}
+    fields = [field for field in dataclasses.fields(attack) if field.init]
+    values = {field.name: getattr(attack, field.name) for field in fields}
     changed = [
         f"{field.name}={_text(values[field.name])}"
-        for field in dataclasses.fields(attack)
+        for field in fields
         if values[field.name] != field.default
         or (field.name == "eps" and values["eps"] is not None)
     ]

@@ -35,7 +35,7 @@ class Universal(Attack):
     name: ClassVar[str] = "universal"
     traits: ClassVar[Traits] = Traits(norm="linf", needs="decision", iterative=False)
 
-    file: str = ""
+    file: str = field(default="", metadata={"made_first": True})
 
     def __post_init__(self) -> None:
         """Validate the configuration.

@@ -21,9 +21,11 @@ class VATState(State):
 
     Attributes:
         direction: (B, C, H, W) of length 1.
+        clean: (B, K) logits at the image; None until the model has been asked.
     """
 
     direction: Tensor
+    clean: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,13 +64,17 @@ class VAT(Attack):
         return VATState(x=p.x, direction=unit(direction))
 
     def plan(self) -> Plan:
-        """Return the power iterations, then a look at each end of the direction."""
-        return [(self.iterate, self.steps), (self.look, 1)]
+        """Return a look at the image, the power iterations, and a look at each end."""
+        return [(self.see, 1), (self.iterate, self.steps), (self.look, 1)]
+
+    def see(self, p: Problem, s: VATState, query: Query) -> VATState:
+        """Keep what the model says of the image, which every iteration compares with."""
+        return s.replace(clean=query.logits(p.x))
 
     def iterate(self, p: Problem, s: VATState, query: Query) -> VATState:
         """Multiply the direction by the Hessian of the divergence."""
-        clean = query.logits(p.x)
-        objective = partial(_divergence, clean=clean)
+        assert s.clean is not None
+        objective = partial(_divergence, clean=s.clean)
         grad = query.objective(p.x + self.xi * s.direction, objective, offer=False).grad
         return s.replace(direction=unit(grad, otherwise=s.direction))
 

@@ -13,14 +13,17 @@ from deitsec.cli.attack import attack
 from deitsec.cli.bench import bench
 from deitsec.cli.certify import certify
 from deitsec.cli.detect import detect
+from deitsec.cli.display import printable
 from deitsec.cli.distill import distill
 from deitsec.cli.doctor import doctor
 from deitsec.cli.generate import generate_app
+from deitsec.cli.generate_verify import generate_verify
 from deitsec.cli.list import list_app
 from deitsec.cli.poison import poison
 from deitsec.cli.reproduce import reproduce_app
 from deitsec.cli.substitute import substitute
 from deitsec.cli.train import train
+from deitsec.cli.train_generator import train_generator
 from deitsec.cli.transfer import transfer
 from deitsec.cli.verify import verify
 
@@ -38,6 +41,7 @@ app.command()(verify)
 app.command()(attack)
 app.command()(train)
 app.command()(distill)
+app.command()(train_generator)
 app.command()(certify)
 app.command()(detect)
 app.command()(substitute)
@@ -45,6 +49,7 @@ app.command()(transfer)
 app.command()(poison)
 app.command()(bench)
 app.command()(doctor)
+generate_app.command("verify")(generate_verify)
 app.add_typer(generate_app)
 app.add_typer(list_app)
 app.add_typer(reproduce_app)
@@ -80,7 +85,7 @@ def _warnings_in_a_line() -> Generator[None]:
     before = warnings.formatwarning
 
     def in_a_line(message: Any, *_: Any, **__: Any) -> str:
-        return f"deitsec: warning: {' '.join(str(message).split())}\n"
+        return f"deitsec: warning: {' '.join(printable(str(message)).split())}\n"
 
     warnings.formatwarning = in_a_line
     try:
@@ -90,7 +95,7 @@ def _warnings_in_a_line() -> Generator[None]:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"deitsec: {' '.join(message.split())}", file=sys.stderr)
+    print(f"deitsec: {' '.join(printable(message).split())}", file=sys.stderr)
     return code
 
 

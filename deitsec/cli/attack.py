@@ -24,8 +24,8 @@ from deitsec.cli.options import (
     Pretrained,
     Seed,
     check_report_folder,
-    choose_device,
 )
+from deitsec.cli.subject import asked_for
 
 
 def attack(
@@ -66,7 +66,7 @@ def attack(
     from deitsec.engine.precision import check_precision
     from deitsec.verification.crafting import craft
     from deitsec.verification.protocol import choose_rows
-    from deitsec.verification.subject import ModelRequest, obtain
+    from deitsec.verification.subject import obtain
     from deitsec.verification.suite import parse_attacks, suite_eps
 
     radius = None if eps is None else parse_number("--eps", eps)
@@ -77,13 +77,14 @@ def attack(
     with display() as shown:
         source = load_data(data, image_size=image_size)
         attacks = parse_attacks(specs, eps=suite_eps(source) if radius is None else radius)
-        request = ModelRequest(
-            name=model or (None if checkpoint else "deit_micro"),
-            checkpoint=None if checkpoint is None else str(checkpoint),
+        request = asked_for(
+            model,
+            checkpoint,
+            otherwise="deit_micro",
+            seed=seed,
+            device=device,
             pretrained=pretrained,
             head=head,
-            seed=seed,
-            device=choose_device(device),
         )
         subject, _ = obtain(request, source, progress=shown.training)
         engine = Engine(

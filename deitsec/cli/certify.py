@@ -20,14 +20,17 @@ from deitsec.cli.options import (
     Pretrained,
     Seed,
     check_report_folder,
-    choose_device,
+    typed,
 )
+from deitsec.cli.subject import asked_for
 
 if TYPE_CHECKING:
     from deitsec.defenses.certification import Certification
+    from deitsec.report import Defense
 
 
 def certify(
+    context: typer.Context,
     data: Data = "digits",
     model: Model = None,
     checkpoint: Checkpoint = None,
@@ -39,12 +42,23 @@ def certify(
     samples: Annotated[
         int, typer.Option(help="Noisy copies of each image that are counted; papers take 100000.")
     ] = 1000,
-    select: Annotated[int, typer.Option(help="Noisy copies that pick each image's class.")] = 100,
+    select: Annotated[
+        int,
+        typer.Option(help="Noisy copies that pick each image's class, and judge attacked ones."),
+    ] = 100,
     alpha: Annotated[float, typer.Option(help="Rate at which a certificate may be wrong.")] = 0.001,
     noise: Annotated[
         float | None,
         typer.Option(help="Noise that a model is trained with here. [default: sigma]"),
     ] = None,
+    attack: Annotated[
+        str,
+        typer.Option(
+            help="Run with and without knowledge of the noise; its eps is sigma where none is "
+            "set. `none` runs none.",
+            metavar="SPEC",
+        ),
+    ] = "pgd_l2:steps=20",
     per_class: PerClass = 10,
     image_size: ImageSize = None,
     batch_size: BatchSize = None,
@@ -55,15 +69,19 @@ def certify(
 ) -> None:
     """Certify the L2 radius within which a classifier smoothed by noise keeps its answers.
 
-    Without a checkpoint a model is trained under the same noise. Writes certified.json, rows.csv
-    and certified-accuracy.png.
+    Without a checkpoint a model is trained under the same noise. Writes certified.json, rows.csv,
+    certified-accuracy.png and defense.json (for `deitsec verify --defense`).
     """
+    from deitsec.attacks import parse_spec
     from deitsec.data import load_data
     from deitsec.defenses.binomial import check_alpha
     from deitsec.defenses.certification import certify_rows, nominal_accuracy
+    from deitsec.defenses.smoothed_evaluation import evaluate_smoothed
     from deitsec.defenses.smoothing import SmoothedClassifier, check_copies, check_sigma
+    from deitsec.report.defense_lines import smoothing_lines
+    from deitsec.verification.defended import measured_defense
     from deitsec.verification.protocol import choose_rows
-    from deitsec.verification.subject import ModelRequest, obtain
+    from deitsec.verification.subject import obtain
 
     if checkpoint is not None and noise is not None:
         raise ValueError(
@@ -72,16 +90,18 @@ def certify(
     check_sigma(sigma)
     check_copies(select=select, samples=samples)
     check_alpha(alpha)
+    run = None if attack == "none" else parse_spec(attack, eps=sigma)
     check_report_folder(out)
     with display() as shown:
         source = load_data(data, image_size=image_size)
-        request = ModelRequest(
-            name=model or (None if checkpoint else "small_cnn"),
-            checkpoint=None if checkpoint is None else str(checkpoint),
+        request = asked_for(
+            model,
+            checkpoint,
+            otherwise="small_cnn",
+            seed=seed,
+            device=device,
             pretrained=pretrained,
             head=head,
-            seed=seed,
-            device=choose_device(device),
             noise=sigma if noise is None else noise,
         )
         subject, origin = obtain(request, source, progress=shown.training)
@@ -97,21 +117,34 @@ def certify(
             progress=lambda done, total: shown.rows("certifying", done, total),
         )
         nominal = nominal_accuracy(smoothed, source, rows)
+        attacked = run and evaluate_smoothed(smoothed, source, rows, run, votes=select, alpha=alpha)
     document = {
         "model": {"name": subject.name, "origin": origin.kind, "training": origin.training},
         "data": {"uri": source.uri, "sha256": source.sha256},
         "seed": seed,
         "accuracy_without_noise": nominal,
         **found.summary(),
+        "attacked": attacked,
     }
-    _write(out, found, document)
+    defense = measured_defense(
+        "smoothing",
+        "randomised smoothing",
+        subject,
+        source,
+        smoothing_lines(document),
+        settings={"sigma": sigma, "samples": samples, "select": select, "alpha": alpha},
+        rows=len(rows),
+        seed=seed,
+        command=typed(context),
+    )
+    _write(out, found, document, defense)
     if as_json:
         print(json.dumps(document, indent=2))
     else:
         _print(document, out)
 
 
-def _write(out: Path, found: "Certification", document: dict[str, Any]) -> None:
+def _write(out: Path, found: "Certification", document: dict[str, Any], defense: "Defense") -> None:
     from deitsec.report.figure import plot_style, png_bytes
     from deitsec.report.share_curves import share_curves
     from deitsec.whole_files import replace_files
@@ -128,6 +161,7 @@ def _write(out: Path, found: "Certification", document: dict[str, Any]) -> None:
         {
             out / "rows.csv": found.table().encode(),
             out / "certified-accuracy.png": picture,
+            out / "defense.json": defense.to_json().encode(),
             out / "certified.json": (json.dumps(document, indent=2) + "\n").encode(),
         }
     )
@@ -154,4 +188,12 @@ def _print(document: dict[str, Any], out: Path) -> None:
         f"{document['accuracy_without_noise']:.4f}; {document['seconds']:.1f} s",
         highlight=False,
     )
+    attacked = document["attacked"]
+    if attacked is not None:
+        console.print(
+            f"{attacked['spec']}, judged by votes: {attacked['accuracy']:.4f} right clean, "
+            f"{attacked['plain']:.4f} attacked without knowledge of the noise, "
+            f"{attacked['adaptive']:.4f} with it",
+            highlight=False,
+        )
     console.print(f"files: {out}", highlight=False)

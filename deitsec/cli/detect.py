@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,8 +21,12 @@ from deitsec.cli.options import (
     Pretrained,
     Seed,
     check_report_folder,
-    choose_device,
+    typed,
 )
+from deitsec.cli.subject import asked_for
+
+if TYPE_CHECKING:
+    from deitsec.report import Defense
 
 _SEEN = ("fgsm", "pgd")
 _UNSEEN = ("mifgsm", "deepfool")
@@ -30,6 +34,7 @@ _ADAPTIVE = ("pgd:steps=100", "apgd:steps=100")
 
 
 def detect(
+    context: typer.Context,
     data: Data = "digits",
     model: Model = None,
     checkpoint: Checkpoint = None,
@@ -77,8 +82,10 @@ def detect(
 ) -> None:
     """Train a detector of adversarial images, and attack it by somebody who knows it.
 
-    Writes detector.safetensors, detector.json and roc.png.
+    Writes detector.safetensors, detector.json, roc.png and defense.json (for `deitsec verify
+    --defense`).
     """
+    from deitsec.attacks import format_spec
     from deitsec.attacks.spec import parse_number
     from deitsec.cli.recipe_options import changed
     from deitsec.data import load_data
@@ -86,8 +93,10 @@ def detect(
     from deitsec.defenses.detector_checkpoint import save_detector
     from deitsec.defenses.detector_evaluation import check_kinds, evaluate_detector
     from deitsec.defenses.detector_training import DetectorConfig, train_detector
+    from deitsec.report.defense_lines import detector_lines
+    from deitsec.verification.defended import measured_defense
     from deitsec.verification.protocol import choose_rows
-    from deitsec.verification.subject import ModelRequest, obtain
+    from deitsec.verification.subject import obtain
     from deitsec.verification.suite import parse_attacks, suite_eps
 
     radius = None if eps is None else parse_number("--eps", eps)
@@ -102,13 +111,14 @@ def detect(
             for given, default in ((seen, _SEEN), (unseen, _UNSEEN), (adaptive, _ADAPTIVE))
         )
         check_kinds(learnt, held)
-        request = ModelRequest(
-            name=model or (None if checkpoint else "small_cnn"),
-            checkpoint=None if checkpoint is None else str(checkpoint),
+        request = asked_for(
+            model,
+            checkpoint,
+            otherwise="small_cnn",
+            seed=seed,
+            device=device,
             pretrained=pretrained,
             head=head,
-            seed=seed,
-            device=choose_device(device),
         )
         subject, origin = obtain(request, source, progress=shown.training)
         trained = train_detector(
@@ -138,14 +148,32 @@ def detect(
     }
     path = out / "detector.safetensors"
     save_detector(trained.detector, path, classifier=subject, training=trained.summary())
-    _write(out, document)
+    defense = measured_defense(
+        "detector",
+        "detector of adversarial images",
+        subject,
+        source,
+        detector_lines(document),
+        settings={
+            "seen": list(map(format_spec, learnt)),
+            "unseen": list(map(format_spec, held)),
+            "adaptive": list(map(format_spec, knowing)),
+            "false_positives": false_positives,
+            "train_rows": train_rows,
+            "epochs": config.fit.epochs,
+        },
+        rows=report.rows,
+        seed=seed,
+        command=typed(context),
+    )
+    _write(out, document, defense)
     if as_json:
         print(json.dumps(document, indent=2))
     else:
         _print(document, out)
 
 
-def _write(out: Path, document: dict[str, Any]) -> None:
+def _write(out: Path, document: dict[str, Any], defense: "Defense") -> None:
     from deitsec.report.figure import plot_style, png_bytes
     from deitsec.report.roc_curves import roc_curves
     from deitsec.whole_files import replace_files
@@ -155,7 +183,13 @@ def _write(out: Path, document: dict[str, Any]) -> None:
             roc_curves(document["attacks"], false_positives=document["false_positive_rate"])
         )
     text = json.dumps(document, indent=2) + "\n"
-    replace_files({out / "roc.png": picture, out / "detector.json": text.encode()})
+    replace_files(
+        {
+            out / "roc.png": picture,
+            out / "defense.json": defense.to_json().encode(),
+            out / "detector.json": text.encode(),
+        }
+    )
 
 
 def _print(document: dict[str, Any], out: Path) -> None:

@@ -45,6 +45,13 @@ class Display:
             note += f"  success {event.successes / event.finished_rows:.1%}"
         self._show("generating", event.rows, event.total, note)
 
+    def rate(self, stage: str, done: int, total: int) -> None:
+        """Show rows done of a stage, and how many a second."""
+        now = time.monotonic()
+        started, rows = self._began.setdefault(stage, (now, done))
+        note = f"{(done - rows) / (now - started):,.0f} rows/s" if now > started else ""
+        self._show(stage, done, total or done, note)
+
     def _show(self, stage: str, done: int, total: int, note: str) -> None:
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total, note=note)
@@ -97,6 +104,11 @@ def summary(document: dict[str, Any]) -> "Table":
             _share(attack["success_rate"]),
         )
     return table
+
+
+def printable(text: str) -> str:
+    """Text on one line, without what a terminal would obey: names may come from anywhere."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _figures(piece: dict[str, Any]) -> tuple[str, ...]:

@@ -32,13 +32,19 @@ def distill(
         str | None,
         typer.Option(
             help="study: the teacher first, then labels; soft, hard: both at once; defensive: the "
-            "answers of a teacher of `deitsec train --temperature` at the same temperature."
+            "answers of a teacher of `deitsec train --temperature` at the same temperature; "
+            "robust: the answers of a teacher that withstands, while the student is attacked."
         ),
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="Softens the teacher, > 0.")] = None,
     alpha: Annotated[
         float | None, typer.Option(help="Weight of the teacher against the labels.")
     ] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="Radius of the attack of --method robust, 8/255 say.")
+    ] = None,
+    attack_steps: Annotated[int | None, typer.Option(help="Of that attack.")] = None,
+    attack_alpha: Annotated[str | None, typer.Option(help="Length of its step, 2/255 say.")] = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
     optimizer: options.Optimizer = None,
@@ -67,6 +73,7 @@ def distill(
     from deitsec.training.recipes import new_model, recipe
 
     check_out(out)
+    attack = _attack_of(method, eps=eps, steps=attack_steps, step_size=attack_alpha)
     with display() as shown:
         source = load_data(data, image_size=image_size)
         plan = recipe(source, model, pretrained=pretrained, seed=seed)
@@ -89,8 +96,8 @@ def distill(
         given = {"method": method, "temperature": temperature, "alpha": alpha}
         given = {name: value for name, value in given.items() if value is not None}
         run, config = (
-            _defensive(fit, given)
-            if method == "defensive"
+            _OTHER_WAYS[method](fit, given | attack)
+            if method in _OTHER_WAYS
             else (
                 training.distill,
                 dataclasses.replace(start, **given, fit=fit),
@@ -120,6 +127,35 @@ def distill(
         save_trained(student, source, result, out, as_json=as_json)
 
 
+def _attack_of(
+    method: str | None, *, eps: str | None, steps: int | None, step_size: str | None
+) -> dict[str, Any]:
+    """The options of the attack on the student, by the names of `RobustDistillConfig`.
+
+    Raises:
+        ValueError: one without `--method robust`, or no number.
+    """
+    from deitsec.attacks.spec import parse_number
+
+    given = {"--eps": eps, "--attack-steps": steps, "--attack-alpha": step_size}
+    named = [option for option, value in given.items() if value is not None]
+    if named and method != "robust":
+        raise ValueError(f"{named[0]} is of the attack on the student: give --method robust too")
+    attack: dict[str, Any] = {} if steps is None else {"steps": steps}
+    for name, option, text in (("eps", "--eps", eps), ("step_size", "--attack-alpha", step_size)):
+        if text is not None:
+            attack[name] = parse_number(option, text)
+    return attack
+
+
+def _robust(fit: "FitConfig", given: dict[str, Any]) -> tuple[Any, Any]:
+    """Robust distillation and its recipe."""
+    from deitsec.training import RobustDistillConfig, robust_distill
+
+    options = {name: value for name, value in given.items() if name != "method"}
+    return robust_distill, RobustDistillConfig(fit=fit, **options)
+
+
 def _defensive(fit: "FitConfig", given: dict[str, Any]) -> tuple[Any, Any]:
     """Defensive distillation and its recipe."""
     from deitsec.training import DefensiveConfig, distill_at_temperature
@@ -128,3 +164,6 @@ def _defensive(fit: "FitConfig", given: dict[str, Any]) -> tuple[Any, Any]:
         raise ValueError("--alpha is not for --method defensive, which learns from answers alone")
     options = {name: value for name, value in given.items() if name == "temperature"}
     return distill_at_temperature, DefensiveConfig(fit=fit, **options)
+
+
+_OTHER_WAYS = {"defensive": _defensive, "robust": _robust}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deitsec.cli.display import display
+from deitsec.cli.generate_export import export
 from deitsec.cli.generated import print_summary
 from deitsec.cli.options import (
     AsJson,
@@ -53,6 +54,7 @@ Rows = Annotated[
     ),
 ]
 Split = Annotated[str, typer.Option(help="Which split is attacked: test or train.")]
+generate_app.command("export")(export)
 
 
 @generate_app.callback()

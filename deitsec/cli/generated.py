@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deitsec.cli.display import printable
+
 if TYPE_CHECKING:
     from deitsec.shards import Manifest
 
@@ -21,7 +23,7 @@ def print_summary(manifest: "Manifest", out: Path, *, as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    title = f"{document['rows']:,} adversarial images of {_line(document['data'])}"
+    title = f"{document['rows']:,} adversarial images of {printable(document['data'])}"
     table = Table(title=escape(title), box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("attack", overflow="fold")
     table.add_column("model", overflow="fold")
@@ -30,8 +32,8 @@ def print_summary(manifest: "Manifest", out: Path, *, as_json: bool) -> None:
     for found in document["variants"]:
         rate = found["rows_per_second"]
         table.add_row(
-            escape(_line(found["attack"])),
-            escape(f"{_line(found['model'])} {found['model_sha256'][:8]}"),
+            escape(printable(found["attack"])),
+            escape(f"{printable(found['model'])} {found['model_sha256'][:8]}"),
             f"{found['rows']:,}",
             _share(found["accuracy"]),
             _share(found["success_rate"]),
@@ -97,12 +99,7 @@ def _variant(manifest: "Manifest", place: int) -> dict[str, Any]:
 
 def _say(console: Any, text: str) -> None:
     """Print text of which parts come from data: one line, no markup."""
-    console.print(_line(text), markup=False, highlight=False, soft_wrap=True)
-
-
-def _line(text: str) -> str:
-    """Text on one line, without the control characters that a terminal would obey."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _share(value: float | None) -> str:

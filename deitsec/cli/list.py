@@ -25,7 +25,7 @@ def attacks(pattern: Pattern = "*", as_json: AsJson = False) -> None:
     rows: list[tuple[str, str]] = []
     for name in list_attacks(pattern):
         cls = attack_class(name)
-        options = ", ".join(f"{f.name}={f.default!r}" for f in dataclasses.fields(cls))
+        options = ", ".join(f"{f.name}={f.default!r}" for f in dataclasses.fields(cls) if f.init)
         rows.append((name, f"{_first_line(cls.__doc__)} [{options}]"))
     _print(rows, as_json)
 

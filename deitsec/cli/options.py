@@ -1,13 +1,16 @@
 """Options that several subcommands share."""
 
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 Data = Annotated[
-    str, typer.Option(help="digits, mnist, cifar10, npz:FILE or folder:DIR.", metavar="URI")
+    str,
+    typer.Option(help="digits, mnist, cifar10, npz:FILE, folder:DIR or shards:DIR.", metavar="URI"),
 ]
 Model = Annotated[
     str | None, typer.Option(help="A model name; see `deitsec list models`.", metavar="NAME")
@@ -57,6 +60,11 @@ def check_report_folder(out: Path) -> None:
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ValueError(f"--out {out} cannot be written: {nearest} is no folder to write in")
+
+
+def typed(context: typer.Context) -> str:
+    """The command line as it was typed."""
+    return shlex.join(["deitsec", *(context.obj or sys.argv[1:])])
 
 
 def choose_device(named: str | None) -> str:

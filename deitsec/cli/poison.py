@@ -17,15 +17,18 @@ from deitsec.cli.options import (
     Seed,
     check_report_folder,
     choose_device,
+    typed,
 )
 
 if TYPE_CHECKING:
     from deitsec.data import DataSource, Poisoned
+    from deitsec.report import Defense
 
 KINDS = ("backdoor", "clean-label", "flip")
 
 
 def poison(
+    context: typer.Context,
     data: Data = "digits",
     model: Annotated[
         str, typer.Option(help="What is trained; see `deitsec list models`.")
@@ -71,13 +74,16 @@ def poison(
 ) -> None:
     """Poison a training set, train on it, measure the effect and look for the poison.
 
-    Writes poison.json (the poisoned rows in it), poisoned.safetensors and poisoned.png.
+    Writes poison.json (the poisoned rows in it), poisoned.safetensors, poisoned.png and, of the
+    poisoned model, defense.json (for `deitsec verify --defense`).
     """
     from deitsec.data import load_data
     from deitsec.defenses import measure_poisoning, standard_detectors
     from deitsec.models import Classifier
+    from deitsec.report.defense_lines import poisoning_lines
     from deitsec.training import fit
     from deitsec.training.recipes import new_model, recipe
+    from deitsec.verification.defended import measured_defense
 
     check_report_folder(out)
     if kind not in KINDS:
@@ -111,7 +117,18 @@ def poison(
         **found,
         "poisoned_rows": poisoned.rows.tolist(),
     }
-    _write(out, clean, poisoned, models["poisoned"], document)
+    defense = measured_defense(
+        "poisoning",
+        f"detection of poison ({kind})",
+        models["poisoned"],
+        clean,
+        poisoning_lines(document),
+        settings={"kind": kind, "rate": rate, "epochs": config.epochs, "expected": expected},
+        rows=len(clean.test),
+        seed=seed,
+        command=typed(context),
+    )
+    _write(out, clean, poisoned, models["poisoned"], document, defense)
     if as_json:
         print(json.dumps(document, indent=2))
     else:
@@ -166,7 +183,12 @@ def _contaminate(
 
 
 def _write(
-    out: Path, clean: "DataSource", poisoned: "Poisoned", model: Any, document: dict[str, Any]
+    out: Path,
+    clean: "DataSource",
+    poisoned: "Poisoned",
+    model: Any,
+    document: dict[str, Any],
+    defense: "Defense",
 ) -> None:
     from deitsec.models import save_checkpoint
     from deitsec.report.figure import plot_style, png_bytes
@@ -195,6 +217,7 @@ def _write(
     replace_files(
         {
             out / "poisoned.png": picture,
+            out / "defense.json": defense.to_json().encode(),
             out / "poison.json": (json.dumps(document, indent=2) + "\n").encode(),
         }
     )

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -99,6 +100,7 @@ def _command_of(study: Any) -> Any:
 
         check_report_folder(out)
         given = {field.name: _read(field, options[field.name]) for field in fields}
+        place = choose_device(device)
         with display() as shown:
             document = reproduce(
                 study.name,
@@ -107,7 +109,7 @@ def _command_of(study: Any) -> Any:
                 seed=seed,
                 quick=quick,
                 fresh=fresh,
-                device=choose_device(device),
+                device=None if device is None and place == "cpu" else place,
                 options=given,
                 shown=shown,
             )
@@ -135,7 +137,7 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _annotation(field: "dataclasses.Field[Any]", study: Any) -> Any:
-    kind = str if _is_sequence(field) else field.type
+    kind = str if _is_sequence(field) or _is_number(field) else field.type
     quick = study.quick.get(field.name, field.default)
     note = f"(default {_shown(field.default)}, quick {_shown(quick)})"
     text = f"{field.metadata.get('help', '')} {note}".strip()
@@ -144,6 +146,11 @@ def _annotation(field: "dataclasses.Field[Any]", study: Any) -> Any:
 
 def _is_sequence(field: "dataclasses.Field[Any]") -> bool:
     return isinstance(field.default, tuple)
+
+
+def _is_number(field: "dataclasses.Field[Any]") -> bool:
+    """Whether a field takes a float, which may be written as 8/255."""
+    return float in (field.type, *get_args(field.type)) and not _is_sequence(field)
 
 
 def _shown(value: Any) -> str:
@@ -155,13 +162,18 @@ def _shown(value: Any) -> str:
 
 
 def _read(field: "dataclasses.Field[Any]", value: Any) -> Any:
-    """The value of an option; several are given as 1,2,5."""
+    """The value of an option; several are given as 1,2,5, and fractions as 8/255."""
+    from deitsec.attacks.spec import parse_number
+
+    name = f"--{field.name.replace('_', '-')}"
+    if value is not None and _is_number(field):
+        return parse_number(name, value)
     if value is None or not _is_sequence(field):
         return value
     kind = get_args(field.type)[0]
     try:
-        return tuple(kind(item) for item in value.split(",") if item.strip())
+        read = partial(parse_number, name) if kind is float else kind
+        return tuple(read(item.strip()) for item in value.split(",") if item.strip())
     except ValueError as error:
         wanted = f"{kind.__name__}s with commas between them"
-        name = field.name.replace("_", "-")
-        raise ValueError(f"--{name} must be {wanted}, got {value!r}") from error
+        raise ValueError(f"{name} must be {wanted}, got {value!r}") from error

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,10 +20,16 @@ from deitsec.cli.options import (
     Seed,
     check_report_folder,
     choose_device,
+    typed,
 )
+from deitsec.cli.subject import asked_for
+
+if TYPE_CHECKING:
+    from deitsec.report import Defense
 
 
 def substitute(
+    context: typer.Context,
     data: Data = "digits",
     model: Model = None,
     checkpoint: Checkpoint = None,
@@ -61,15 +67,18 @@ def substitute(
 ) -> None:
     """Train a substitute on a model's labels, attack it, and ask the model about the images.
 
-    Writes substitute.json and substitute.safetensors.
+    Writes substitute.json, substitute.safetensors and defense.json (for `deitsec verify
+    --defense`).
     """
     from deitsec.attacks import parse_spec
     from deitsec.attacks.spec import parse_number
     from deitsec.data import load_data
     from deitsec.defenses import SubstituteAttack, attack_hidden
     from deitsec.models import LabelsOnly
+    from deitsec.report.defense_lines import substitute_lines
     from deitsec.training.recipes import new_model, recipe
-    from deitsec.verification.subject import ModelRequest, obtain
+    from deitsec.verification.defended import measured_defense
+    from deitsec.verification.subject import obtain
     from deitsec.verification.suite import suite_eps
 
     radius = None if eps is None else parse_number("--eps", eps)
@@ -80,12 +89,7 @@ def substitute(
     with display() as shown:
         source = load_data(data, image_size=image_size)
         place = choose_device(device)
-        request = ModelRequest(
-            name=model or (None if checkpoint else "small_cnn"),
-            checkpoint=None if checkpoint is None else str(checkpoint),
-            seed=seed,
-            device=place,
-        )
+        request = asked_for(model, checkpoint, otherwise="small_cnn", seed=seed, device=device)
         plan = dataclasses.replace(
             recipe(source, substitute, seed=seed).fit,
             epochs=epochs,
@@ -121,14 +125,26 @@ def substitute(
         "attack": dataclasses.asdict(how),
         **found,
     }
-    _write(out, own, source, document)
+    settings = {name: getattr(how, name) for name in ("rounds", "step", "period", "reservoir")}
+    defense = measured_defense(
+        "hidden-model",
+        "hidden model, asked for labels",
+        subject,
+        source,
+        substitute_lines(document),
+        settings={"substitute": substitute, "first": first, "budget": budget, **settings},
+        rows=found["rows"],
+        seed=seed,
+        command=typed(context),
+    )
+    _write(out, own, source, document, defense)
     if as_json:
         print(json.dumps(document, indent=2))
     else:
         _print(document, out)
 
 
-def _write(out: Path, own: Any, source: Any, document: dict[str, Any]) -> None:
+def _write(out: Path, own: Any, source: Any, document: dict[str, Any], defense: "Defense") -> None:
     from deitsec.models import save_checkpoint
     from deitsec.whole_files import replace_files
 
@@ -139,7 +155,12 @@ def _write(out: Path, own: Any, source: Any, document: dict[str, Any]) -> None:
         class_names=source.class_names,
     )
     text = json.dumps(document, indent=2) + "\n"
-    replace_files({out / "substitute.json": text.encode()})
+    replace_files(
+        {
+            out / "defense.json": defense.to_json().encode(),
+            out / "substitute.json": text.encode(),
+        }
+    )
 
 
 def _print(document: dict[str, Any], out: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,10 +18,15 @@ from deitsec.cli.options import (
     Seed,
     check_report_folder,
     choose_device,
+    typed,
 )
+
+if TYPE_CHECKING:
+    from deitsec.report import Defense
 
 
 def transfer(
+    context: typer.Context,
     data: Data = "digits",
     checkpoint: Annotated[
         list[Path] | None,
@@ -59,12 +64,16 @@ def transfer(
 ) -> None:
     """Attack each model and ask every model about the images: transfer.json and transfer.png.
 
-    The diagonal is the attack on the model itself. Beside it stands noise of the same size.
+    The diagonal is the attack on the model itself. Beside it stands noise of the same size. Of the
+    first model, hidden from who has the others, defense.json tells `deitsec verify --defense`.
     """
     from deitsec.attacks import parse_spec
     from deitsec.attacks.spec import parse_number
     from deitsec.data import load_data, to_float
     from deitsec.defenses import ESTIMATORS, fit_estimator, transfer_matrix
+    from deitsec.models import Classifier
+    from deitsec.report.defense_lines import transfer_lines
+    from deitsec.verification.defended import measured_defense
     from deitsec.verification.protocol import choose_rows
     from deitsec.verification.subject import ModelRequest, obtain
     from deitsec.verification.suite import suite_eps
@@ -80,6 +89,7 @@ def transfer(
         source = load_data(data, image_size=image_size)
         place = choose_device(device)
         models: dict[str, Any] = {}
+        subjects: list[Classifier] = []
         requests = [
             ModelRequest(checkpoint=str(f), name=None, device=place) for f in checkpoint or ()
         ]
@@ -87,6 +97,7 @@ def transfer(
         for request in requests:
             subject, _ = obtain(request, source, progress=shown.training)
             models[_fresh(Path(request.checkpoint or subject.name).stem, models)] = subject
+            subjects.append(subject)
         for name in estimator or ():
             models[_fresh(name, models)] = fit_estimator(name, source, seed=seed)
         rows = choose_rows(source, per_class)
@@ -105,7 +116,18 @@ def transfer(
         "seed": seed,
         **found.document(),
     }
-    _write(out, document)
+    defense = measured_defense(
+        "hidden-model",
+        "hidden model, attacked by transfer",
+        subjects[0],
+        source,
+        transfer_lines(document),
+        settings={"attack": attack, "sources": list(found.names[1:]), "queries": queries},
+        rows=found.rows,
+        seed=seed,
+        command=typed(context),
+    )
+    _write(out, document, defense)
     if as_json:
         print(json.dumps(document, indent=2))
     else:
@@ -121,7 +143,7 @@ def _fresh(name: str, taken: dict[str, Any]) -> str:
     return fresh
 
 
-def _write(out: Path, document: dict[str, Any]) -> None:
+def _write(out: Path, document: dict[str, Any], defense: "Defense") -> None:
     from deitsec.report.figure import plot_style, png_bytes
     from deitsec.report.heatmap import heatmap
     from deitsec.whole_files import replace_files
@@ -133,7 +155,13 @@ def _write(out: Path, document: dict[str, Any]) -> None:
         )
         picture = png_bytes(figure)
     text = json.dumps(document, indent=2) + "\n"
-    replace_files({out / "transfer.png": picture, out / "transfer.json": text.encode()})
+    replace_files(
+        {
+            out / "transfer.png": picture,
+            out / "defense.json": defense.to_json().encode(),
+            out / "transfer.json": text.encode(),
+        }
+    )
 
 
 def _print(document: dict[str, Any], out: Path) -> None:

@@ -22,8 +22,8 @@ from deitsec.cli.options import (
     Pretrained,
     Seed,
     check_report_folder,
-    choose_device,
 )
+from deitsec.cli.subject import asked_for
 
 GATE_FAILED = 3
 
@@ -54,6 +54,13 @@ def verify(
     min_robust_accuracy: Annotated[
         float | None, typer.Option(help="Exit 3 where robust accuracy is below this.")
     ] = None,
+    defense: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="defense.json of `deitsec certify`, `detect`, `substitute`, `transfer` or "
+            "`poison`, measured on this model and these data; may be repeated.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Train or load a model, attack it, and report how safe it is."""
@@ -62,10 +69,11 @@ def verify(
     from deitsec.attacks.spec import parse_number
     from deitsec.data import load_data
     from deitsec.engine.precision import check_precision
+    from deitsec.report import read_defense
     from deitsec.verification.command import Option, verify_command
     from deitsec.verification.protocol import check_gate
     from deitsec.verification.protocol import verify as measure
-    from deitsec.verification.subject import ModelRequest, obtain
+    from deitsec.verification.subject import obtain
     from deitsec.verification.suite import parse_attacks
 
     radius = None if eps is None else parse_number("--eps", eps)
@@ -73,6 +81,8 @@ def verify(
     check_gate(min_robust_accuracy)
     parse_attacks(attack or (), eps=8 / 255 if radius is None else radius)
     check_report_folder(out)
+    for file in defense or ():
+        read_defense(file)  # what is none is refused before any work
     subject_options: dict[str, Option] = {
         "data": data,
         "model": model,
@@ -93,17 +103,19 @@ def verify(
         "attack": attack or None,
         "no-sweep": not sweep,
         "min-robust-accuracy": min_robust_accuracy,
+        "defense": [str(file) for file in defense or ()],
     }
     with display() as shown:
         source = load_data(data, image_size=image_size)
-        request = ModelRequest(
-            name=model or (None if checkpoint else "deit_micro"),
-            checkpoint=None if checkpoint is None else str(checkpoint),
+        request = asked_for(
+            model,
+            checkpoint,
+            otherwise="deit_micro",
+            seed=seed,
+            device=device,
             pretrained=pretrained,
             head=head,
-            seed=seed,
             retrain=retrain,
-            device=choose_device(device),
         )
         subject, origin = obtain(request, source, progress=shown.training)
         report = measure(
@@ -118,6 +130,7 @@ def verify(
             compile=compile,
             sweep=sweep,
             min_robust_accuracy=min_robust_accuracy,
+            defenses=defense or (),
             origin=replace(
                 origin,
                 command=verify_command(all_options),
@@ -137,12 +150,17 @@ def _print(report: Any, out: Path, as_json: bool) -> None:
         return
     from rich.console import Console
 
+    from deitsec.report.wording import defense_summary
+
     document, console = report.document, Console()
     console.print(summary(document))
     console.print(document["verdict"]["headline"], style="bold", highlight=False)
     for check in document["checks"]:
         if check["status"] != "pass":
             console.print(f"{check['status']}: {check['evidence']}", highlight=False)
+    for defense in document["defenses"]:
+        for line in defense["lines"]:
+            console.print(defense_summary(defense, line), highlight=False, markup=False)
     gate = document["gate"]
     if gate is not None:
         word = "passed" if gate["passed"] else "failed"

@@ -12,6 +12,9 @@ from deitsec.data.folder_set import FolderImageSet
 from deitsec.data.image_set import ImageSet
 from deitsec.data.load import list_sources, load_data
 from deitsec.data.poisoning import Poisoned, flip_labels, plant_backdoor, with_trigger
+from deitsec.data.shard_dataset import ShardDataset
+from deitsec.data.shard_set import ShardSet
+from deitsec.data.shard_stream import ShardStream
 from deitsec.data.source import DataSource
 from deitsec.data.subset import Subset
 from deitsec.data.trigger import TRIGGERS, Blend, Patch, Trigger
@@ -26,6 +29,9 @@ __all__ = [
     "ImageSet",
     "Patch",
     "Poisoned",
+    "ShardDataset",
+    "ShardSet",
+    "ShardStream",
     "Subset",
     "Trigger",
     "balanced_rows",

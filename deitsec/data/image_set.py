@@ -1,6 +1,6 @@
 """The face that every set of labelled images shows."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,6 +33,23 @@ class ImageSet(Protocol):
     def images(self, rows: Tensor) -> Tensor:
         """Return the images of `rows`, (n,) int64 on the CPU, as contiguous (n, C, H, W) uint8."""
         ...
+
+
+@runtime_checkable
+class Ranged(Protocol):
+    """An image set that knows between what its labels are before it has read them."""
+
+    @property
+    def label_range(self) -> tuple[int, int]:
+        """The lowest and highest label there can be."""
+        ...
+
+
+def label_range(images: ImageSet) -> tuple[int, int]:
+    """The lowest and highest label of a set; labels are read only where the set must read them."""
+    if isinstance(images, Ranged):
+        return images.label_range
+    return int(images.labels.min()), int(images.labels.max())
 
 
 def check_rows(rows: Tensor, num_images: int) -> None:

@@ -12,7 +12,9 @@ from deitsec.data.errors import DataError
 from deitsec.data.folder import load_folder
 from deitsec.data.npz import load_npz
 from deitsec.data.resize import check_image_size
+from deitsec.data.shards import load_shards
 from deitsec.data.source import DataSource
+from deitsec.shards import MANIFEST
 
 _NAMED: Mapping[str, Callable[[int | None], DataSource]] = MappingProxyType(
     {
@@ -23,7 +25,11 @@ _NAMED: Mapping[str, Callable[[int | None], DataSource]] = MappingProxyType(
 )
 # scheme -> what follows the colon, and who loads it
 _LOCATED: Mapping[str, tuple[str, Callable[[str, int | None], DataSource]]] = MappingProxyType(
-    {"npz": ("FILE", load_npz), "folder": ("DIR", load_folder)}
+    {
+        "npz": ("FILE", load_npz),
+        "folder": ("DIR", load_folder),
+        "shards": ("DIR", load_shards),
+    }
 )
 
 _DESCRIPTIONS = {
@@ -32,6 +38,7 @@ _DESCRIPTIONS = {
     "cifar10": "60,000 colour images, 32 x 32; downloaded by torchvision",
     "npz:FILE": "x_test, y_test and, for training, x_train, y_train; uint8 NHW or NHWC",
     "folder:DIR": "image files, one folder a class, below DIR or DIR/train and DIR/test",
+    "shards:DIR": "images that deitsec generate wrote to DIR, or to DIR/train and DIR/test",
 }
 
 
@@ -45,6 +52,8 @@ def load_data(uri: str, *, image_size: int | None = None) -> DataSource:
       C).
     - `folder:DIR`: image files, one folder for each class, below DIR or DIR/train and DIR/test (or
       DIR/val).
+    - `shards:DIR`: adversarial images and their labels, as `deitsec generate` writes them to DIR,
+      or to DIR/test and DIR/train.
 
     Args:
         uri: one of the above.
@@ -86,6 +95,8 @@ def _unknown(uri: str, scheme: str) -> str:
     meant = close[0] + uri[len(scheme) :] if close else ""
     if uri.lower().endswith(".npz") and not close:
         meant = f"npz:{uri}"
+    elif uri and os.path.isfile(os.path.join(os.path.expanduser(uri), MANIFEST)):
+        meant = f"shards:{uri}"
     elif uri and os.path.isdir(os.path.expanduser(uri)):
         meant = f"folder:{uri}"
     return f"{message}; did you mean {meant}?" if meant else message

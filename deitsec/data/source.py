@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from deitsec.data.digest import source_digest
-from deitsec.data.image_set import ImageSet
+from deitsec.data.image_set import ImageSet, label_range
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,10 +35,10 @@ class DataSource:
             shapes = f"{self.train.shape} and {self.test.shape}"
             raise ValueError(f"train and test must have one image shape (C, H, W), got {shapes}")
         for images in (self.train, self.test):
-            if images is not None and int(images.labels.max()) >= self.num_classes:
-                given = f"label {int(images.labels.max())} and {self.num_classes} names"
+            if images is not None and label_range(images)[1] >= self.num_classes:
+                given = f"label {label_range(images)[1]} and {self.num_classes} names"
                 raise ValueError(f"class_names must name every label, got {given}")
-        if int(self.test.labels.min()) < 0:
+        if label_range(self.test)[0] < 0:
             raise ValueError("every image of the test split must have a label, got -1")
 
     @property

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from deitsec.attacks import Attack
 from deitsec.data import DataSource, balanced_rows, to_float
-from deitsec.defenses.substitute import Progress, SubstituteAttack, train_substitute
-from deitsec.defenses.transfer import predict, transfer_matrix
+from deitsec.defenses.substitute import Progress, SubstituteAttack, Substituted, train_substitute
+from deitsec.defenses.transfer import TransferMatrix, predict, transfer_matrix
 from deitsec.models import Classifier
 from deitsec.models.black_box import BlackBox
 
@@ -71,31 +71,13 @@ def attack_hidden(
         watch=agreement,
         progress=progress,
     )
-    pieces: list[dict[str, Any]] = []
-    accuracy: tuple[float, ...] = ()
-    for one in attacks:
-        matrix = transfer_matrix(
-            {"model": model, "substitute": substitute},
-            images,
-            labels,
-            one,
-            seed=attack.seed,
-            progress=told,
-        )
-        accuracy = matrix.accuracy
-        pieces.append(
-            {
-                "spec": matrix.attacks[1],
-                "transfer": matrix.rate[1][0],
-                "on_substitute": matrix.rate[1][1],
-                "noise": matrix.noise[1][0],
-                "white_box": matrix.rate[0][0],
-                "white_box_spec": matrix.attacks[0],
-            }
-        )
-    rounds = [asdict(record) for record in found.rounds]
-    for record in rounds:
-        record["agreement"] = record.pop("watched")
+    both = {"model": model, "substitute": substitute}
+    matrices = [
+        transfer_matrix(both, images, labels, one, seed=attack.seed, progress=told)
+        for one in attacks
+    ]
+    accuracy = dict(zip(both, matrices[0].accuracy, strict=True)) if matrices else None
+    rounds = _rounds(found)
     return {
         "queries": found.queries,
         "stopped": found.stopped,
@@ -103,8 +85,28 @@ def attack_hidden(
         "rows": len(held),
         "rounds": rounds,
         "agreement": rounds[-1]["agreement"],
-        "accuracy": {"model": accuracy[0], "substitute": accuracy[1]} if accuracy else None,
-        "attacks": pieces,
+        "accuracy": accuracy,
+        "attacks": [_attacked(matrix) for matrix in matrices],
+    }
+
+
+def _rounds(found: Substituted) -> list[dict[str, Any]]:
+    """What happened in each round; what was watched is how far substitute and model agree."""
+    rounds = [asdict(record) for record in found.rounds]
+    for record in rounds:
+        record["agreement"] = record.pop("watched")
+    return rounds
+
+
+def _attacked(matrix: TransferMatrix) -> dict[str, Any]:
+    """One attack, of a matrix of the model and its substitute."""
+    return {
+        "spec": matrix.attacks[1],
+        "transfer": matrix.rate[1][0],
+        "on_substitute": matrix.rate[1][1],
+        "noise": matrix.noise[1][0],
+        "white_box": matrix.rate[0][0],
+        "white_box_spec": matrix.attacks[0],
     }
 
 

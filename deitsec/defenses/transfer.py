@@ -90,20 +90,11 @@ def transfer_matrix(
     rate: list[tuple[float | None, ...]] = []
     noise: list[tuple[float | None, ...]] = []
     for name, model in models.items():
-
-        def tell(done: int, total: int, name: str = name) -> None:
-            if progress is not None:
-                progress(name, done, total)
-
         engine = Engine(model, stop="never", seed=seed, batch_size=batch_size or "auto")
-        adv = engine.run(chosen[name], images, labels, progress=tell).adv
+        adv = engine.run(chosen[name], images, labels, progress=_told(progress, name)).adv
         shuffled = noise_of_same_size(images, adv, ids.to(images.device), seed=seed)
         for found, shown in ((rate, adv), (noise, shuffled)):
-            wrong = {
-                other: predict(target, shown, seed=seed) != labels
-                for other, target in models.items()
-            }
-            found.append(tuple(_share(wrong[other][clean[other]]) for other in models))
+            found.append(_fooled(models, clean, shown, labels, seed))
     return TransferMatrix(
         names=tuple(models),
         attacks=tuple(format_spec(chosen[name]) for name in models),
@@ -111,6 +102,30 @@ def transfer_matrix(
         noise=tuple(noise),
         accuracy=tuple(right.double().mean().item() for right in clean.values()),
         rows=len(images),
+    )
+
+
+def _told(progress: Progress | None, name: str) -> Callable[[int, int], None]:
+    """What to tell of one source."""
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(name, done, total)
+
+    return tell
+
+
+def _fooled(
+    models: Mapping[str, nn.Module],
+    clean: Mapping[str, Tensor],
+    shown: Tensor,
+    labels: Tensor,
+    seed: int,
+) -> tuple[float | None, ...]:
+    """Of each target the share of its `clean` right rows that it gets wrong as they are shown."""
+    return tuple(
+        _share((predict(target, shown, seed=seed) != labels)[clean[name]])
+        for name, target in models.items()
     )
 
 

@@ -77,7 +77,7 @@ def check_access(attack: Attack, model: nn.Module, surrogate: nn.Module | None) 
 
 def _runs_as_it_is(attack: type[Attack]) -> bool:
     """Whether it changes given images, and takes nothing that has to be made first."""
-    made_first = "file" in {field.name for field in dataclasses.fields(attack)}
+    made_first = any(field.metadata.get("made_first") for field in dataclasses.fields(attack))
     return not made_first and attack.traits.goal != "anywhere"
 
 

@@ -13,6 +13,7 @@ from deitsec.engine.access import check_access
 from deitsec.engine.feed import ahead, rows_from, waves
 from deitsec.engine.guard import warn_of_training
 from deitsec.engine.options import Options
+from deitsec.engine.origin import origin_of
 from deitsec.engine.result import AttackResult
 from deitsec.engine.rows import Rows, check_rows
 from deitsec.engine.session import Session
@@ -169,6 +170,7 @@ class Engine(Options):
         if first is None:
             return
         check_access(attack, self.model, self.surrogate)
+        self._session.origin = origin_of(attack, self.model)
         for model in self.models:
             warn_of_training(model, stacklevel=3)
         session = self._session

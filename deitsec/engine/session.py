@@ -49,11 +49,13 @@ class Session:
 
     Attributes:
         notes: what `Engine.explain` says.
+        origin: the model that what the attack applies was made for, in words; None for none.
     """
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.notes: dict[str, str] = {}
+        self.origin: str | None = None
         self._prepared: dict[Any, Prepared] = {}
         self._rows: dict[tuple[int, ...], int] = {}  # measured, or what memory had room for
         self._sizes: dict[tuple[int, ...], str] = {}  # why
@@ -308,6 +310,8 @@ class Session:
         )
         self.notes["compaction"] = compaction
         self.notes["successes"] = successes
+        if self.origin is not None:
+            self.notes["made_for"] = self.origin
 
 
 def _check_classes(model: nn.Module, surrogate: nn.Module, x: Tensor) -> None:

@@ -1,5 +1,6 @@
 """From a block of images to the rows of a shard: attack, round, and note what came of it."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deitsec.data import to_float
@@ -17,8 +19,25 @@ from deitsec.generation.reading import Block
 from deitsec.generation.workload import Workload
 from deitsec.shards import ShardRows, UnreadableRow
 
-_FEED_ROWS = 1024  # brought to float at a time
+_FEED_ROWS, _FEED_VALUES = 1024, 1 << 23  # brought to float at a time
 Tick = Callable[[int], None]
+Column = NDArray[Any]
+
+_KINDS = {  # of the columns that the engine's answer tells, beside the image
+    "label": np.int32,
+    "target": np.int32,
+    "clean_prediction": np.int32,
+    "adversarial_prediction": np.int32,
+    "success": np.bool_,
+    "confidence": np.float32,
+    "linf_levels": np.int16,
+    "l2": np.float32,
+    "l1": np.float32,
+    "l0": np.int32,
+    "queries": np.int64,
+    "gradients": np.int64,
+    "sample_id": np.int64,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,74 +65,70 @@ def craft(work: Workload, job: Job, block: Block, tick: Tick | None = None) -> C
         tick: told how many rows of the block are done.
 
     Raises:
+        MemoryError: a batch does not fit into memory; a smaller one gives other bytes, so the run
+            does not go on with it by itself.
         RuntimeError: the engine returned images that 8 bits do not hold.
         ValueError: what `Engine.run` raises.
     """
     started = time.perf_counter()
     variant = work.variants[job.variant]
     block = block.take(variant.takes(block.labels))
-    parts: list[dict[str, Any]] = []
-    if len(block.rows):
+    count = len(block.rows)
+    image = np.empty((count, *work.images.shape), np.uint8)
+    columns: dict[str, Column] = {name: np.empty(count, kind) for name, kind in _KINDS.items()}
+    if count:
+        engine, done = variant.engine, 0
         progress = None if tick is None else lambda done, _: tick(done)
-        feed = _feed(block)
-        for result in variant.engine.stream(variant.attack, feed, progress=progress):
-            parts.append(_columns(result))
+        for result in engine.stream(variant.attack, _feed(block, engine.device), progress=progress):
+            if result.batch_size != engine.batch_size:
+                raise MemoryError(
+                    f"{engine.batch_size} images do not fit into memory together, "
+                    f"{result.batch_size} do: start again with --batch-size {result.batch_size}"
+                )
+            some = slice(done, done + len(result.labels))
+            for name, tensor in _columns(result, block.images[some]).items():
+                (image if name == "image" else columns[name])[some] = tensor.cpu().numpy()
+            done = some.stop
+        assert done == count
     seconds = time.perf_counter() - started
-    columns = _join(parts, work.images.shape)
     clean = block.images.numpy() if work.configuration.clean_images else None
-    rows = ShardRows(**columns, clean_image=clean, source_row=block.rows.numpy())
+    rows = ShardRows(image=image, clean_image=clean, source_row=block.rows.numpy(), **columns)
     return Crafted(rows=rows, unreadable=block.unreadable, seconds=seconds)
 
 
-def _feed(block: Block) -> Iterator[dict[str, Tensor]]:
-    for start in range(0, len(block.rows), _FEED_ROWS):
-        some = slice(start, start + _FEED_ROWS)
+def _feed(block: Block, device: torch.device) -> Iterator[dict[str, Tensor]]:
+    size = max(1, min(_FEED_ROWS, _FEED_VALUES // math.prod(block.images.shape[1:])))
+    for start in range(0, len(block.rows), size):
+        some = slice(start, start + size)
         yield {
-            "images": to_float(block.images[some]),
-            "labels": block.labels[some],
-            "sample_ids": block.sample_ids[some],
+            "images": to_float(block.images[some].to(device)),
+            "labels": block.labels[some].to(device),
+            "sample_ids": block.sample_ids[some].to(device),
         }
 
 
-def _columns(result: AttackResult) -> dict[str, Any]:
+def _columns(result: AttackResult, before: Tensor) -> dict[str, Tensor]:
     """The columns of some rows; the prediction is that of the 8-bit image, bit for bit."""
-    image = (result.adv * 255).round().to(torch.uint8)
-    if not torch.equal(to_float(image), result.adv.float()):
+    image = (result.adv * 255).round_().to(torch.uint8)
+    if not torch.equal(to_float(image), result.adv):
         raise RuntimeError("the engine returned images that 8 bits do not hold")
-    before = (result.clean * 255).round().to(torch.uint8)
-    linf, l2, l1, l0 = level_distances(image, before)
-    probability, predicted = result.logits.float().softmax(1).max(1)
+    linf, l2, l1, l0 = level_distances(image, before.to(image.device))
+    predicted = result.logits.argmax(1)
+    probability = result.logits.float().softmax(1).gather(1, predicted[:, None])[:, 0]
     nobody = torch.full_like(result.labels, -1)
-    columns: dict[str, tuple[Tensor, Any]] = {
-        "image": (image, np.uint8),
-        "label": (result.labels, np.int32),
-        "target": (nobody if result.targets is None else result.targets, np.int32),
-        "clean_prediction": (result.clean_logits.argmax(1), np.int32),
-        "adversarial_prediction": (predicted, np.int32),
-        "success": (result.success, np.bool_),
-        "confidence": (probability, np.float32),
-        "linf_levels": (linf, np.int16),
-        "l2": (l2, np.float32),
-        "l1": (l1, np.float32),
-        "l0": (l0, np.int32),
-        "queries": (result.queries.forward, np.int64),
-        "gradients": (result.queries.backward, np.int64),
-        "sample_id": (result.sample_ids, np.int64),
+    return {
+        "image": image,
+        "label": result.labels,
+        "target": nobody if result.targets is None else result.targets,
+        "clean_prediction": result.clean_logits.argmax(1),
+        "adversarial_prediction": predicted,
+        "success": result.success,
+        "confidence": probability,
+        "linf_levels": linf,
+        "l2": l2,
+        "l1": l1,
+        "l0": l0,
+        "queries": result.queries.forward,
+        "gradients": result.queries.backward,
+        "sample_id": result.sample_ids,
     }
-    return {name: tensor.cpu().numpy().astype(kind) for name, (tensor, kind) in columns.items()}
-
-
-def _join(parts: list[dict[str, Any]], shape: tuple[int, int, int]) -> dict[str, Any]:
-    if not parts:
-        parts = [_nothing(shape)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _nothing(shape: tuple[int, int, int]) -> dict[str, Any]:
-    """The columns of no rows, for a shard whose rows are all unreadable."""
-    integers = ("label", "target", "clean_prediction", "adversarial_prediction", "l0")
-    columns: dict[str, Any] = {"image": np.empty((0, *shape), np.uint8)}
-    columns |= {name: np.empty(0, np.int32) for name in integers}
-    columns |= {name: np.empty(0, np.float32) for name in ("confidence", "l2", "l1")}
-    columns |= {name: np.empty(0, np.int64) for name in ("queries", "gradients", "sample_id")}
-    return columns | {"success": np.empty(0, np.bool_), "linf_levels": np.empty(0, np.int16)}

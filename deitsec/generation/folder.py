@@ -8,9 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from deitsec.generation.plan import Job
 from deitsec.generation.selection import pack_selection, selection_sha256, unpack_selection
+from deitsec.generation.workload import Workload, shard_about
 from deitsec.shards import (
     MANIFEST,
     Configuration,
@@ -19,11 +23,11 @@ from deitsec.shards import (
     ShardError,
     UnreadableRow,
     read_manifest,
-    read_shard,
     shard_name,
     write_manifest,
 )
 from deitsec.shards.layout import LOCK, SELECTION, shard_numbers, unfinished_files
+from deitsec.shards.shard_file import decode
 from deitsec.whole_files import replace_files
 
 _SAVE_SECONDS = 10.0  # between two manifests of a run that goes on
@@ -77,6 +81,24 @@ def is_dataset(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
+def check_free(path: Path) -> None:
+    """Refuse a folder in which a new run would write over what is there.
+
+    A run that ended before its first shard leaves nothing that is worth keeping.
+
+    Raises:
+        ValueError: it holds shards.
+    """
+    if not shard_numbers(path):
+        return
+    if is_dataset(path):
+        raise ValueError(f"{path} holds a dataset: go on with --resume, or take another folder")
+    raise ValueError(
+        f"{path} holds shards but no {MANIFEST}: see `deitsec generate verify`, or take another "
+        "folder"
+    )
+
+
 def stored_selection(path: Path, configuration: Configuration) -> Tensor | None:
     """The rows that a run picked, (n,) int64, or None where it takes them in their order.
 
@@ -88,7 +110,7 @@ def stored_selection(path: Path, configuration: Configuration) -> Tensor | None:
         return None
     try:
         rows = unpack_selection((path / SELECTION).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ShardError(f"{path / SELECTION} cannot be read ({error})") from None
     if selection_sha256(rows) != expected:
         raise ShardError(f"{path / SELECTION} is not the one that {MANIFEST} knows")
@@ -104,12 +126,15 @@ def start_folder(
     command: Sequence[str],
     environment: Mapping[str, Any],
 ) -> Folder:
-    """Start a dataset in a folder that holds none.
+    """Start a dataset in a folder that holds none; other files in it are left alone.
 
     Raises:
         OSError: it cannot be written.
     """
-    if selection is not None:
+    _remove_unfinished(path)
+    if selection is None:
+        (path / SELECTION).unlink(missing_ok=True)  # of a run that ended before its manifest
+    else:
         replace_files({path / SELECTION: pack_selection(selection)})
     manifest = Manifest(
         configuration=configuration,
@@ -123,65 +148,102 @@ def start_folder(
     return Folder(path, manifest)
 
 
-def resume_folder(
-    path: Path, configuration: Configuration, environment: Mapping[str, Any]
-) -> Folder:
+def check_same(path: Path, stored: Configuration, configuration: Configuration) -> None:
+    """Refuse to go on with a dataset of another configuration.
+
+    Raises:
+        ValueError: what differs.
+    """
+    if changes := stored.differences(configuration):
+        raise ValueError(
+            f"{path} holds another dataset: {'; '.join(changes)}. Give the same settings, or "
+            "another folder"
+        )
+
+
+def resume_folder(path: Path, work: Workload, environment: Mapping[str, Any]) -> Folder:
     """Go on with the dataset of a folder.
 
     Shards that the manifest has not heard of are read and taken up; a shard that is broken or of
     another run is made again. What an interruption left under temporary names is removed.
 
     Raises:
+        OSError: the manifest cannot be written.
         ShardError: the manifest is broken.
         ValueError: the dataset is of another configuration; the message says what differs.
     """
     manifest = read_manifest(path)
-    if changes := manifest.configuration.differences(configuration):
-        raise ValueError(
-            f"{path} holds another dataset: {'; '.join(changes)}. Give the same settings, or "
-            "another folder"
-        )
-    for leftover in unfinished_files(path):
-        leftover.unlink()
+    check_same(path, manifest.configuration, work.configuration)
+    _remove_unfinished(path)
     known = {entry.shard: entry for entry in manifest.shards}
     entries: list[ShardEntry] = []
     for number in shard_numbers(path):
+        if number >= work.plan.shards:
+            continue
         entry = known.get(number)
         size = (path / shard_name(number)).stat().st_size
         if entry is None or entry.bytes != size:
-            entry = _taken_up(path, number, configuration)
+            entry = taken_up(path, number, work.configuration, work)
         if entry is not None:
             entries.append(entry)
+    complete = manifest.complete and len(entries) == work.plan.shards
     found = dataclasses.replace(
-        manifest, shards=tuple(entries), complete=False, environment=environment
+        manifest, shards=tuple(entries), complete=complete, environment=environment
     )
-    return Folder(path, found)
+    folder = Folder(path, found)
+    if found.shards != manifest.shards:
+        folder.save()  # it may say that it is complete
+    return folder
 
 
-def _taken_up(path: Path, number: int, configuration: Configuration) -> ShardEntry | None:
-    """The entry of a shard that the manifest does not know; None where it is not to be kept."""
+def _remove_unfinished(path: Path) -> None:
+    for leftover in unfinished_files(path):
+        leftover.unlink()
+
+
+def taken_up(
+    path: Path, number: int, configuration: Configuration, work: Workload | None = None
+) -> ShardEntry | None:
+    """The entry of a shard that the manifest does not know; None where it is not to be kept.
+
+    Args:
+        path: the folder.
+        number: of the shard.
+        configuration: that the shard has to be of.
+        work: what says which rows it has to hold; None where that was looked at before.
+    """
     place = path / shard_name(number)
     try:
-        rows, about = read_shard(place)
-    except ShardError:
+        data = place.read_bytes()
+        rows, about = decode(data, str(place))
+    except (OSError, ShardError):
         return None
-    variant = number % len(configuration.variants)
-    record = configuration.variants[variant]
-    expected = (number, record.attack, record.model_sha256, configuration.source.sha256)
-    if (about.shard, about.attack, about.model["sha256"], about.source["sha256"]) != expected:
+    unreadable = tuple(UnreadableRow(row=row, reason=why) for row, why in about.unreadable)
+    if about.metadata() != shard_about(configuration, number, unreadable).metadata():
         return None
-    data = place.read_bytes()
+    if work is not None and not np.array_equal(
+        rows.sample_id, _expected_ids(work, work.plan.job(number), unreadable)
+    ):
+        return None
     return ShardEntry(
         shard=number,
-        variant=variant,
+        variant=number % len(configuration.variants),
         rows=len(rows),
         sha256=hashlib.sha256(data).hexdigest(),
         bytes=len(data),
         successes=int(rows.success.sum()),
         correct=int((rows.clean_prediction == rows.label).sum()),
         seconds=None,
-        unreadable=tuple(UnreadableRow(row=row, reason=why) for row, why in about.unreadable),
+        unreadable=unreadable,
     )
+
+
+def _expected_ids(work: Workload, job: Job, unreadable: tuple[UnreadableRow, ...]) -> Any:
+    """(n,) int64 sample ids that the shard of a job has, in their order."""
+    rows, ids = work.plan.rows_of(job)
+    missing = torch.tensor([row.row for row in unreadable], dtype=torch.int64)
+    takes = work.variants[job.variant].takes(work.images.labels[rows])
+    return ids[takes & ~torch.isin(rows, missing)].numpy()
 
 
 @contextmanager

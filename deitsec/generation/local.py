@@ -1,7 +1,8 @@
 """Makes shards in this process: reading, attacking and writing overlap."""
 
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,19 @@ from deitsec.generation.workload import Workload
 from deitsec.shards import ShardEntry, write_shard
 
 _WAITING = 2  # shards that wait to be written: more than one only where the disk is slow
+_WAITING_BYTES = 1 << 27  # of their images; a larger shard is written while one is attacked
 RowTick = Callable[[Job, int], None]
 
 
 def produce(
     work: Workload, jobs: Iterable[Job], folder: Path, tick: RowTick | None = None
-) -> Iterator[ShardEntry]:
+) -> Generator[ShardEntry]:
     """Make the shards of some jobs, in their order.
 
     While a shard is attacked the rows of the next are read, and the one before is encoded, read
-    back, written and synced, each by a thread of its own. At most five shards are in memory.
+    back, written and synced, each by a thread of its own. At most five shards are in memory, of
+    large ones four. Close it where it is left early: what was attacked is written then, and the
+    threads end.
 
     Args:
         work: what is attacked, and how.
@@ -35,22 +39,34 @@ def produce(
 
     Raises:
         DataError: a row cannot be read, and the run is strict.
+        MemoryError: a batch does not fit.
         OSError: a shard cannot be written.
     """
     reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deitsec-read")
     writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deitsec-write")
     waiting: deque[Future[ShardEntry]] = deque()
+    ended = threading.Event()
+
+    def told(job: Job, rows: int) -> None:
+        if waiting and waiting[0].done():
+            waiting[0].result()  # a full disk ends the run now, not when the shard is attacked
+        if tick is not None:
+            tick(job, rows)
+
     try:
-        for job, block in _read_ahead(work, jobs, reader):
-            crafted = craft(work, job, block, None if tick is None else _told(tick, job))
+        for job, block in _read_ahead(work, jobs, reader, ended):
+            crafted = craft(work, job, block, lambda rows, job=job: told(job, rows))
+            most = max(1, min(_WAITING, _WAITING_BYTES // max(1, crafted.rows.image.nbytes)))
             waiting.append(writer.submit(_write, work, job, crafted, folder))
-            while waiting and (len(waiting) > _WAITING or waiting[0].done()):
+            del crafted, block
+            while waiting and (len(waiting) > most or waiting[0].done()):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
+        ended.set()
         reader.shutdown(cancel_futures=True)
-        writer.shutdown(cancel_futures=True)
+        writer.shutdown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +76,21 @@ class _Reading:
 
 
 def _read_ahead(
-    work: Workload, jobs: Iterable[Job], reader: ThreadPoolExecutor
+    work: Workload, jobs: Iterable[Job], reader: ThreadPoolExecutor, ended: threading.Event
 ) -> Iterator[tuple[Job, Block]]:
     """Blocks of jobs, the next one on its way; a block of several variants is read once."""
     coming: _Reading | None = None
     for job in jobs:
-        same = coming is not None and coming.job.start == job.start
-        block = coming.block if coming and same else reader.submit(read_block, work, job)
+        if coming is not None and coming.job.start == job.start:
+            block = coming.block
+        else:
+            block = reader.submit(read_block, work, job, ended.is_set)
         following = _Reading(job, block)
         if coming is not None:
             yield coming.job, coming.block.result()
         coming = following
     if coming is not None:
         yield coming.job, coming.block.result()
-
-
-def _told(tick: RowTick, job: Job) -> Callable[[int], None]:
-    return lambda done: tick(job, done)
 
 
 def _write(work: Workload, job: Job, crafted: Crafted, folder: Path) -> ShardEntry:

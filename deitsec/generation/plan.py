@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MOST_IDS = 1 << 48  # sample ids lie below: see `Engine.run`
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
@@ -39,7 +41,7 @@ class Plan:
         selection: (n,) int64 rows picked, on the CPU; None for all of them in their order.
 
     Raises:
-        ValueError: a count below 1.
+        ValueError: a count below 1, or more turns than there are sample ids for.
     """
 
     rows: int
@@ -53,6 +55,13 @@ class Plan:
         for name in ("rows", "shard_rows", "variants", "source_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        turns = -(-self.rows // self.picked)
+        if turns * self.source_rows > MOST_IDS:
+            raise ValueError(
+                f"rows must take the source at most {MOST_IDS // self.source_rows} times, got "
+                f"{self.rows} rows of {self.picked}: sample ids have {MOST_IDS.bit_length() - 1} "
+                "bits"
+            )
 
     @property
     def picked(self) -> int:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class RayRunner:
 
     def __call__(
         self, work: Workload, jobs: Iterable[Job], folder: Path, tick: RowTick | None = None
-    ) -> Iterator[ShardEntry]:
+    ) -> Generator[ShardEntry]:
         """Make the shards of some jobs; see `Runner`.
 
         Raises:

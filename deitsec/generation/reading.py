@@ -1,6 +1,7 @@
 """Reading the rows that are attacked; those that cannot be read are left out and listed."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,6 +12,8 @@ from deitsec.data import DataError, ImageSet
 from deitsec.generation.plan import Job
 from deitsec.generation.workload import Workload
 from deitsec.shards import UnreadableRow
+
+_TOGETHER = 256  # where one cannot be read, so many are read one by one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,42 +42,61 @@ class Block:
         return dataclasses.replace(self, **{name: getattr(self, name)[which] for name in names})
 
 
-def read_block(work: Workload, job: Job) -> Block:
+def read_block(work: Workload, job: Job, stopped: Callable[[], bool] = lambda: False) -> Block:
     """Read the images of a job.
+
+    Args:
+        work: the source and the plan.
+        job: which rows.
+        stopped: asked now and then; where it holds, nobody wants the rows any more.
 
     Raises:
         DataError: a row cannot be read, and the run is strict.
+        InterruptedError: `stopped` holds.
     """
     rows, ids = work.plan.rows_of(job)
-    images, kept, unreadable = read_rows(work.images, rows, strict=work.strict)
+    images, kept, unreadable = read_rows(work.images, rows, strict=work.strict, stopped=stopped)
     rows, ids = rows[kept], ids[kept]
     labels = work.images.labels[rows]
     return Block(images=images, rows=rows, sample_ids=ids, labels=labels, unreadable=unreadable)
 
 
 def read_rows(
-    images: ImageSet, rows: Tensor, *, strict: bool
+    images: ImageSet, rows: Tensor, *, strict: bool, stopped: Callable[[], bool] = lambda: False
 ) -> tuple[Tensor, Tensor, tuple[UnreadableRow, ...]]:
-    """Read rows, (n,) int64.
+    """Read rows, (n,) int64, a few at a time.
 
     Returns:
         (k, C, H, W) uint8 images, (n,) bool which rows they are, and the others with the reason.
 
     Raises:
         DataError: a row cannot be read, and `strict` is set.
+        InterruptedError: `stopped` holds.
     """
-    try:
-        return images.images(rows), torch.ones(len(rows), dtype=torch.bool), ()
-    except DataError:
-        if strict:
-            raise
-    found: list[Tensor] = [torch.empty((0, *images.shape), dtype=torch.uint8)]
+    found = torch.empty((len(rows), *images.shape), dtype=torch.uint8)
+    kept = torch.ones(len(rows), dtype=torch.bool)
     reasons: dict[int, str] = {}
-    for row in rows.tolist():
+    for start in range(0, len(rows), _TOGETHER):
+        if stopped():
+            raise InterruptedError("nobody wants the rows any more")
+        some = slice(start, start + _TOGETHER)
         try:
-            found.append(images.images(torch.tensor([row])))
-        except DataError as error:
-            reasons[row] = str(error)
+            found[some] = images.images(rows[some])
+        except DataError:
+            if strict:
+                raise
+            _read_singly(images, rows[some], found[some], kept[some], reasons)
     unreadable = tuple(UnreadableRow(row=row, reason=why) for row, why in reasons.items())
-    kept = ~torch.isin(rows, torch.tensor(list(reasons), dtype=torch.int64))
-    return torch.cat(found), kept, unreadable
+    return (found[kept] if unreadable else found), kept, unreadable
+
+
+def _read_singly(
+    images: ImageSet, rows: Tensor, found: Tensor, kept: Tensor, reasons: dict[int, str]
+) -> None:
+    """Read into `found` what can be read, and note what cannot."""
+    for place, row in enumerate(rows.tolist()):
+        try:
+            found[place] = images.images(torch.tensor([row]))[0]
+        except DataError as error:
+            kept[place] = False
+            reasons[row] = " ".join(str(error).split())

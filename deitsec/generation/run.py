@@ -1,20 +1,23 @@
 """`deitsec.generate`: adversarial datasets in bulk."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
-import deitsec
 from deitsec.attacks import Attack
 from deitsec.data import DataSource, ImageSet, load_data
+from deitsec.data.image_set import UNLABELLED
 from deitsec.engine import Engine
-from deitsec.environment import environment, package_version
+from deitsec.engine.guard import attack_mode, warn_of_training
+from deitsec.environment import environment
 from deitsec.generation.folder import (
     Folder,
+    check_free,
+    check_same,
     is_dataset,
     locked,
     resume_folder,
@@ -24,7 +27,13 @@ from deitsec.generation.folder import (
 from deitsec.generation.local import RowTick, produce
 from deitsec.generation.plan import Job, Plan
 from deitsec.generation.selection import Pick, Selection, select_rows, selection_sha256
-from deitsec.generation.workload import Variant, Workload, engine_options, make_variant
+from deitsec.generation.workload import (
+    Variant,
+    Workload,
+    engine_options,
+    make_variants,
+    software_versions,
+)
 from deitsec.shards import (
     Configuration,
     Manifest,
@@ -42,10 +51,11 @@ class Runner(Protocol):
 
     def __call__(
         self, work: Workload, jobs: Iterable[Job], folder: Path, tick: RowTick | None = None
-    ) -> Iterator[ShardEntry]:
+    ) -> Generator[ShardEntry]:
         """Make the shards of some jobs, and give the entry of each one that is done.
 
-        The order of the entries is free. See `deitsec.generation.local.produce`.
+        The order of the entries is free. When it is closed, nothing writes into the folder any
+        more. See `deitsec.generation.local.produce`.
         """
         ...
 
@@ -55,11 +65,11 @@ class GenerationEvent:
     """Where a run stands.
 
     Attributes:
-        rows: done, of all variants, those of shards that were there before among them.
+        rows: done with, of all variants, those of shards that were there before among them.
         total: rows of the whole dataset.
         resumed: rows that were there before.
         successes: of the finished shards.
-        finished_rows: of the finished shards.
+        finished_rows: rows that the finished shards hold: those left out are not among them.
     """
 
     rows: int
@@ -142,6 +152,7 @@ def generate(
 
     Raises:
         DataError: the source cannot be used, or a row cannot be read and the run is strict.
+        MemoryError: a batch does not fit into memory.
         OSError: the folder cannot be written.
         ShardError: what the folder holds is broken.
         ValueError: another run is in the folder or writes into it, or an option is out of range.
@@ -150,21 +161,30 @@ def generate(
     data = load_data(source) if isinstance(source, str) else source
     engines = [engine] if isinstance(engine, Engine) else list(engine)
     attacks = [attack] if isinstance(attack, Attack) else list(attack)
-    variants = tuple(make_variant(one, other) for one, other in product(engines, attacks))
-    with locked(path):
-        if is_dataset(path) and not resume:
-            raise ValueError(f"{path} holds a dataset: go on with --resume, or take another folder")
-        work, folder = _open(path, data, variants, settings, command)
+    if not engines or not attacks:
+        raise ValueError("generate needs at least one engine and one attack")
+    variants = make_variants(engines, attacks, data.test.shape)
+    models = [model for one in engines for model in one.models]
+    for model in models:
+        warn_of_training(model, stacklevel=2)  # once, not for each shard
+    with locked(path), attack_mode(*models):
+        if not (resume and is_dataset(path)):
+            check_free(path)
+        work, folder = _open(path, data, variants, settings, command, resume=resume)
         jobs = [number for number in range(work.plan.shards) if number not in folder.done]
+        if not jobs and folder.manifest.complete:
+            return folder.manifest
         watch = _Watch(work.plan, folder, progress)
         try:
-            for entry in runner(work, map(work.plan.job, jobs), path, watch.tick):
-                folder.add(entry)
-                watch.finished(entry)
+            # closed before the lock goes, whatever ends it: its threads write into the folder
+            with closing(runner(work, map(work.plan.job, jobs), path, watch.tick)) as entries:
+                for entry in entries:
+                    folder.add(entry)
+                    watch.finished(entry)
         except BaseException:
             _save_what_is_done(folder)
             raise
-        return folder.save(complete=True)
+        return folder.save(complete=len(folder.done) == work.plan.shards)
 
 
 def _save_what_is_done(folder: Folder) -> None:
@@ -181,13 +201,14 @@ def _open(
     variants: tuple[Variant, ...],
     settings: Settings,
     command: Sequence[str],
+    *,
+    resume: bool,
 ) -> tuple[Workload, Folder]:
     """Work out what is to be done, and open the folder for it."""
     images = _split(data, settings.split)
     here = environment(variants[0].engine.device)
-    resumed = is_dataset(path)
-    if resumed:
-        stored = read_manifest(path).configuration
+    stored = read_manifest(path).configuration if resume and is_dataset(path) else None
+    if stored is not None:
         selection = Selection(rows=stored_selection(path, stored))
     else:
         pick = Pick(
@@ -199,6 +220,8 @@ def _open(
         engines = [variant.engine for variant in variants]
         selection = select_rows(images, engines, pick, num_classes=data.num_classes)
     configuration = _configuration(data, images, variants, settings, selection.rows)
+    if stored is not None:
+        check_same(path, stored, configuration)
     plan = _plan(configuration, len(variants), len(images), selection.rows)
     _check_repeats(plan, variants)
     work = Workload(
@@ -208,8 +231,8 @@ def _open(
         configuration=configuration,
         strict=settings.strict,
     )
-    if resumed:
-        return work, resume_folder(path, configuration, here)
+    if stored is not None:
+        return work, resume_folder(path, work, here)
     folder = start_folder(
         path,
         configuration,
@@ -226,6 +249,8 @@ def _split(data: DataSource, split: str) -> ImageSet:
         return data.test
     if data.train is None:
         raise ValueError(f"{data.uri} has no training split")
+    if int(data.train.labels.min()) == UNLABELLED:
+        raise ValueError(f"the training split of {data.uri} has images without a label")
     return data.train
 
 
@@ -269,10 +294,7 @@ def _configuration(
         variants=tuple(variant.record for variant in variants),
         options=engine_options(variants[0].engine),
         clean_images=settings.clean_images,
-        versions={
-            "deitsec": deitsec.__version__,
-            **{name: package_version(name) or "none" for name in ("torch", "numpy", "pyarrow")},
-        },
+        versions=software_versions(),
     )
 
 
@@ -294,11 +316,14 @@ class _Watch:
     """Adds up where a run stands."""
 
     def __init__(self, plan: Plan, folder: Folder, progress: Progress | None) -> None:
-        self._progress = progress
+        self._progress, self._plan = progress, plan
         self._total = plan.rows * plan.variants
-        self._resumed = self._finished = folder.manifest.rows
-        self._successes = folder.manifest.successes
+        # rows that are left out, as they cannot be read or aimed at, are done with too
+        self._resumed = sum(self._planned(shard) for shard in folder.done)
+        self._done = self._resumed
+        self._finished, self._successes = folder.manifest.rows, folder.manifest.successes
         self._going: dict[int, int] = {}
+        self._tell()
 
     def tick(self, job: Job, rows: int) -> None:
         self._going[job.shard] = rows
@@ -306,15 +331,20 @@ class _Watch:
 
     def finished(self, entry: ShardEntry) -> None:
         self._going.pop(entry.shard, None)
+        self._done += self._planned(entry.shard)
         self._finished += entry.rows
         self._successes += entry.successes
         self._tell()
+
+    def _planned(self, shard: int) -> int:
+        job = self._plan.job(shard)
+        return job.stop - job.start
 
     def _tell(self) -> None:
         if self._progress is not None:
             self._progress(
                 GenerationEvent(
-                    rows=min(self._total, self._finished + sum(self._going.values())),
+                    rows=min(self._total, self._done + sum(self._going.values())),
                     total=self._total,
                     resumed=self._resumed,
                     successes=self._successes,

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from deitsec.data import ImageSet, balanced_rows, to_float
 from deitsec.engine import Engine
-from deitsec.engine.guard import attack_mode
+from deitsec.engine.guard import attack_mode, calculation
 from deitsec.generation.reading import read_rows
 from deitsec.shards import UnreadableRow
-
-_BATCH_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -55,7 +53,8 @@ def select_rows(
 
     Args:
         images: the split.
-        engines: of the models that must get a row right, where that is asked for.
+        engines: of the models that must get a row right, where that is asked for; of a fixed batch
+            size.
         pick: what is wanted.
         num_classes: of the source.
 
@@ -87,7 +86,7 @@ def _correct_rows(images: ImageSet, engines: Sequence[Engine], pick: Pick) -> Se
     listed: list[UnreadableRow] = []
     models = list({id(engine.model): engine for engine in engines}.values())
     wanted = pick.rows if pick.per_class is None else None
-    for rows in torch.arange(len(images)).split(_BATCH_ROWS):
+    for rows in torch.arange(len(images)).split(max(_size(engine) for engine in models)):
         pixels, kept, unreadable = read_rows(images, rows, strict=pick.strict)
         listed += unreadable
         rows = rows[kept]
@@ -100,9 +99,21 @@ def _correct_rows(images: ImageSet, engines: Sequence[Engine], pick: Pick) -> Se
     return Selection(rows=torch.cat(found), unreadable=tuple(listed))
 
 
+def _size(engine: Engine) -> int:
+    assert engine.batch_size != "auto"
+    return engine.batch_size
+
+
 def _predicted(engine: Engine, pixels: Tensor) -> Tensor:
-    with attack_mode(engine.model), torch.no_grad():
-        return engine.model(to_float(pixels).to(engine.device)).argmax(1).cpu()
+    """(n,) classes, as the attack will see them: of batches of one size, filled up."""
+    size, parts = _size(engine), [torch.empty(0, dtype=torch.int64)]
+    exact = calculation(engine.device, deterministic=engine.deterministic)
+    with attack_mode(engine.model), exact, torch.no_grad():
+        for some in pixels.split(size):
+            filled = torch.cat([some, some[:1].expand(size - len(some), -1, -1, -1)])
+            logits = engine.model(to_float(filled.to(engine.device)))
+            parts.append(logits.argmax(1).cpu()[: len(some)])
+    return torch.cat(parts)
 
 
 def pack_selection(rows: Tensor) -> bytes:

@@ -1,16 +1,21 @@
 """What a run works on: the data, the attacks and models, and the plan."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import deitsec
 from deitsec.attacks import Attack, format_spec
 from deitsec.data import ImageSet
 from deitsec.engine import Engine
+from deitsec.engine.access import check_access
+from deitsec.engine.rows import check_aim
+from deitsec.environment import package_version
 from deitsec.generation.plan import Job, Plan
 from deitsec.models import model_sha256
 from deitsec.shards import (
@@ -19,8 +24,6 @@ from deitsec.shards import (
     UnreadableRow,
     VariantRecord,
 )
-
-BATCH_ROWS = 256  # that go together, where nobody says how many
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -64,35 +67,96 @@ class Workload:
 
     def about(self, job: Job, unreadable: tuple[UnreadableRow, ...] = ()) -> ShardAbout:
         """What the shard of a job says of itself."""
-        source, record = self.configuration.source, self.variants[job.variant].record
-        return ShardAbout(
-            shard=job.shard,
-            shape=source.shape,
-            attack=record.attack,
-            model={"name": record.model, "sha256": record.model_sha256},
-            source={"name": source.name, "split": source.split, "sha256": source.sha256},
-            seed=self.variants[job.variant].engine.seed,
-            options=self.configuration.options,
-            versions=self.configuration.versions,
-            unreadable=tuple((row.row, row.reason) for row in unreadable),
-        )
+        return shard_about(self.configuration, job.shard, unreadable)
 
 
-def make_variant(engine: Engine, attack: Attack) -> Variant:
-    """Fix what an engine would measure, so that a shard has the same bytes wherever it is made."""
-    size = BATCH_ROWS if engine.batch_size == "auto" else engine.batch_size
-    fixed = dataclasses.replace(engine, deterministic=True, quantize=True, batch_size=size)
+def shard_about(
+    configuration: Configuration, shard: int, unreadable: tuple[UnreadableRow, ...] = ()
+) -> ShardAbout:
+    """What a shard of a dataset says of itself."""
+    source = configuration.source
+    record = configuration.variants[shard % len(configuration.variants)]
+    return ShardAbout(
+        shard=shard,
+        shape=source.shape,
+        attack=record.attack,
+        model={"name": record.model, "sha256": record.model_sha256},
+        source={"name": source.name, "split": source.split, "sha256": source.sha256},
+        seed=configuration.options["seed"],
+        options=configuration.options,
+        versions=configuration.versions,
+        unreadable=tuple((row.row, row.reason) for row in unreadable),
+        dataset=configuration.plain(),
+    )
+
+
+def make_variants(
+    engines: Sequence[Engine], attacks: Sequence[Attack], shape: tuple[int, int, int]
+) -> tuple[Variant, ...]:
+    """Every attack on every model, with what an engine would measure fixed.
+
+    So a shard has the same bytes wherever it is made.
+
+    Args:
+        engines: one for each model.
+        attacks: what is run.
+        shape: (C, H, W) of the images.
+
+    Raises:
+        ValueError: an attack that no model can be attacked with so, or engines of several options.
+    """
+    fixed = [dataclasses.replace(one, deterministic=True, quantize=True) for one in engines]
+    size = min(engine.rows_together(shape) for engine in fixed)
+    variants = tuple(
+        _variant(dataclasses.replace(engine, batch_size=size), attack)
+        for engine, attack in product(fixed, attacks)
+    )
+    wanted = engine_options(engines[0])
+    for engine in engines[1:]:
+        for name, value in engine_options(engine).items():
+            if value != wanted[name]:
+                raise ValueError(
+                    f"all engines must have one {name}, got {wanted[name]!r} and {value!r}"
+                )
+    return variants
+
+
+def _variant(engine: Engine, attack: Attack) -> Variant:
+    check_aim(attack, None)
+    check_access(attack, engine.model, engine.surrogate)
     record = VariantRecord(
         attack=format_spec(attack),
         norm=attack.traits.norm,
         eps=attack.radius,
-        model=str(getattr(engine.model, "name", type(engine.model).__name__)),
+        model=_model_name(engine.model),
         model_sha256=model_sha256(engine.model),
     )
-    return Variant(engine=fixed, attack=attack, record=record)
+    # an engine for each attack: what it captured of the model is kept from shard to shard
+    return Variant(engine=dataclasses.replace(engine), attack=attack, record=record)
+
+
+def _model_name(model: nn.Module) -> str:
+    name, head = getattr(model, "name", None), getattr(model, "head", None)
+    if not isinstance(name, str):
+        return type(model).__name__
+    return f"{name} (head {head})" if head in ("class", "distillation") else name
+
+
+def software_versions() -> Mapping[str, str]:
+    """Of the software that decides the bytes of a shard."""
+    packages = ("torch", "numpy", "pyarrow")
+    return {
+        "deitsec": deitsec.__version__,
+        **{name: package_version(name) or "none" for name in packages},
+    }
 
 
 def engine_options(engine: Engine) -> Mapping[str, Any]:
     """The options that decide what is generated, as plain values."""
     names = ("seed", "batch_size", "stop", "precision", "compile", "compaction")
-    return {name: getattr(engine, name) for name in names}
+    layout = ("channels_last", "attention")
+    surrogate = None if engine.surrogate is None else model_sha256(engine.surrogate)
+    return {
+        **{name: getattr(engine, name) for name in (*names, *layout)},
+        "surrogate_sha256": surrogate,
+    }

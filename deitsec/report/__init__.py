@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deitsec.report.checks import sanity_checks
+    from deitsec.report.defense import Defense, DefenseLine, read_defense
     from deitsec.report.document import SCHEMA, load_schema, validate
     from deitsec.report.example import Example
     from deitsec.report.html import render_html
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMA",
+    "Defense",
+    "DefenseLine",
     "Example",
     "Report",
     "draw_plots",
     "judge",
     "load_schema",
+    "read_defense",
     "render_html",
     "sanity_checks",
     "validate",
@@ -29,11 +33,14 @@ __all__ = [
 
 _HOMES = {
     "SCHEMA": "document",
+    "Defense": "defense",
+    "DefenseLine": "defense",
     "Example": "example",
     "Report": "report",
     "draw_plots": "plots",
     "judge": "verdict",
     "load_schema": "document",
+    "read_defense": "defense",
     "render_html": "html",
     "sanity_checks": "checks",
     "validate": "document",

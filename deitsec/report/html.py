@@ -11,6 +11,8 @@ from deitsec.report.wording import (
     DASH,
     NORM_SYMBOLS,
     attack_label,
+    attacked,
+    attackers,
     count,
     levels,
     number,
@@ -104,6 +106,8 @@ def _level_class(level: str) -> str:
 
 
 _FILTERS: dict[str, Any] = {
+    "attacked": attacked,
+    "attackers": attackers,
     "percent": percent,
     "number": number,
     "count": count,

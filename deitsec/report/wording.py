@@ -86,6 +86,29 @@ def attack_label(attack: Mapping[str, Any], attacks: Sequence[Mapping[str, Any]]
     return attack["name"] if len(same) == 1 else attack["spec"]
 
 
+def attacked(line: Mapping[str, Any], who: str) -> str:
+    """Write the figure of a defense under the attack of `plain` or `adaptive` attackers."""
+    share = line[who]
+    if share is None:
+        return DASH
+    return (
+        f"{percent(share)} right" if line["measure"] == "accuracy" else f"succeeds {percent(share)}"
+    )
+
+
+def attackers(line: Mapping[str, Any]) -> str:
+    """Say who the attackers of a defense's line were."""
+    told = (f"{who}: {line[f'{who}_attack'] or 'not tried'}" for who in ("plain", "adaptive"))
+    return "; ".join(told)
+
+
+def defense_summary(defense: Mapping[str, Any], line: Mapping[str, Any]) -> str:
+    """Write a line of a defense for a terminal."""
+    label = f" ({line['label']})" if line["label"] else ""
+    figures = f"plain attack {attacked(line, 'plain')}, adaptive {attacked(line, 'adaptive')}"
+    return f"{defense['name']}{label}: clean {percent(line['clean'])}, {figures}"
+
+
 def sweep_norm(attack: str, attacks: Sequence[Mapping[str, Any]]) -> str:
     """Norm of a sweep's eps: that of the attack with its name or spec, L∞ if there is none."""
     found = (other["norm"] for other in attacks if attack in (other["name"], other["spec"]))

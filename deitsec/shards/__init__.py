@@ -9,11 +9,13 @@ from deitsec.shards.manifest import (
     SourceRecord,
     UnreadableRow,
     VariantRecord,
+    load_manifest_schema,
     read_manifest,
     write_manifest,
 )
 from deitsec.shards.shard_error import ShardError
 from deitsec.shards.shard_file import read_shard, write_shard
+from deitsec.shards.shard_folder import ShardFolder
 from deitsec.shards.shard_rows import ShardAbout, ShardRows, shard_schema
 
 __all__ = [
@@ -24,10 +26,12 @@ __all__ = [
     "ShardAbout",
     "ShardEntry",
     "ShardError",
+    "ShardFolder",
     "ShardRows",
     "SourceRecord",
     "UnreadableRow",
     "VariantRecord",
+    "load_manifest_schema",
     "read_manifest",
     "read_shard",
     "shard_name",

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
@@ -97,6 +98,31 @@ class Configuration:
     options: Mapping[str, Any]
     clean_images: bool
     versions: Mapping[str, str]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON reads it back, without where the data lies: so the shards carry it."""
+        found = _plain(self)
+        del found["source"]["uri"]
+        return found
+
+    @classmethod
+    def from_plain(cls, found: Mapping[str, Any], uri: str = "") -> Self:
+        """Read what `plain` gives; `uri` says where the data lies.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none.
+        """
+        source: dict[str, Any] = {"uri": uri, **found["source"]}
+        channels, height, width = source.pop("shape")
+        names = tuple(source.pop("class_names"))
+        return cls(
+            source=SourceRecord(shape=(channels, height, width), class_names=names, **source),
+            plan=PlanRecord(**found["plan"]),
+            variants=tuple(VariantRecord(**variant) for variant in found["variants"]),
+            options=dict(found["options"]),
+            clean_images=bool(found["clean_images"]),
+            versions=dict(found["versions"]),
+        )
 
     def differences(self, other: "Configuration") -> list[str]:
         """What differs in `other`, a phrase each; where the data lies does not count."""
@@ -220,7 +246,7 @@ class Manifest:
                 given = f"{document['format']} of version {document['version']}"
                 raise ShardError(f"{where} is {given}, expected {FORMAT} of version {VERSION}")
             return cls(
-                configuration=_configuration(document["configuration"]),
+                configuration=Configuration.from_plain(document["configuration"]),
                 shards=tuple(_entry(entry) for entry in document["shards"]),
                 complete=bool(document["complete"]),
                 command=tuple(document["command"]),
@@ -231,6 +257,12 @@ class Manifest:
             raise
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ShardError(f"{where} is no manifest of adversarial shards ({error!r})") from None
+
+
+def load_manifest_schema() -> dict[str, Any]:
+    """Read the JSON Schema (draft 2020-12) that every manifest of this version fulfils."""
+    text = files("deitsec.shards").joinpath("manifest.schema.json").read_text("utf-8")
+    return json.loads(text)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -284,20 +316,6 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     return {
         key: leaf for inner_name, inner in items for key, leaf in _flat(inner, inner_name).items()
     }
-
-
-def _configuration(found: Mapping[str, Any]) -> Configuration:
-    source = dict(found["source"])
-    channels, height, width = source.pop("shape")
-    names = tuple(source.pop("class_names"))
-    return Configuration(
-        source=SourceRecord(shape=(channels, height, width), class_names=names, **source),
-        plan=PlanRecord(**found["plan"]),
-        variants=tuple(VariantRecord(**variant) for variant in found["variants"]),
-        options=dict(found["options"]),
-        clean_images=bool(found["clean_images"]),
-        versions=dict(found["versions"]),
-    )
 
 
 def _entry(found: Mapping[str, Any]) -> ShardEntry:

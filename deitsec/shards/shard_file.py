@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ from deitsec.shards.layout import shard_name
 from deitsec.shards.shard_error import ShardError
 from deitsec.shards.shard_rows import ShardAbout, ShardRows
 from deitsec.whole_files import replace_files
+
+# a page holds at most 2 GiB, and pyarrow starts another one after 20,000 rows
+_PAGE_BYTES = 2**31 - 1
+_GROUP_ROWS = 16384
 
 
 def write_shard(folder: Path, rows: ShardRows, about: ShardAbout) -> tuple[str, int]:
@@ -75,7 +80,9 @@ def encode(rows: ShardRows, about: ShardAbout) -> bytes:
     pq.write_table(
         rows.to_table(about),
         buffer,
-        row_group_size=max(1, len(rows)),
+        # each column of a row group is one page, so that a row is read where it lies (plain_pages)
+        row_group_size=_group_rows(about),
+        data_page_size=_PAGE_BYTES,
         # adversarial noise does not compress, and plain values are read by copying
         compression="none",
         use_dictionary=False,
@@ -84,6 +91,11 @@ def encode(rows: ShardRows, about: ShardAbout) -> bytes:
         store_schema=True,
     )
     return buffer.getvalue()
+
+
+def _group_rows(about: ShardAbout) -> int:
+    width = max(1, math.prod(about.shape))
+    return max(1, min(_GROUP_ROWS, _PAGE_BYTES // 2 // width))
 
 
 def decode(data: bytes, where: str) -> tuple[ShardRows, ShardAbout]:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +14,7 @@ from deitsec.shards.shard_error import ShardError
 FORMAT = "deitsec-shard"
 VERSION = 1
 _METADATA_KEY = b"deitsec"
+IMAGE_COLUMNS = ("image", "clean_image")
 Array = NDArray[Any]
 Table = Any  # pyarrow carries no types
 Schema = Any
@@ -35,6 +36,8 @@ _COLUMNS: Mapping[str, tuple[str, bool]] = {  # Arrow type, and whether it may b
     "source_row": ("int64", False),
 }
 
+SCALAR_COLUMNS: Mapping[str, str] = {name: kind for name, (kind, _) in _COLUMNS.items()}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardAbout:
@@ -53,6 +56,8 @@ class ShardAbout:
         options: of the engine.
         versions: of the software that made it.
         unreadable: rows of the source that could not be read, and why; they have no row here.
+        dataset: the configuration of the dataset that the shard is of (`Configuration.plain`), by
+            which a manifest that is lost can be made again.
     """
 
     shard: int
@@ -64,6 +69,7 @@ class ShardAbout:
     options: Mapping[str, Any]
     versions: Mapping[str, str]
     unreadable: tuple[tuple[int, str], ...] = ()
+    dataset: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def metadata(self) -> dict[bytes, bytes]:
         """The key-value pair of the file's metadata."""
@@ -181,7 +187,7 @@ class ShardRows:
                 f"{where} has the columns {', '.join(map(_field, table.schema))}, expected "
                 f"{', '.join(map(_field, expected))}"
             )
-        columns = {name: _values(table.column(name), name) for name in _COLUMNS}
+        columns = {name: column_values(table.column(name), name) for name in _COLUMNS}
         images = images_of(table, "image", about.shape)
         before = images_of(table, "clean_image", about.shape) if clean else None
         return cls(image=images, clean_image=before, **columns)
@@ -207,6 +213,20 @@ def shard_schema(shape: tuple[int, int, int], *, clean_images: bool = False) -> 
     return pa.schema(fields)
 
 
+def column_dtype(name: str) -> np.dtype[Any]:
+    """The NumPy dtype of a column in memory.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    if name in IMAGE_COLUMNS:
+        return np.dtype(np.uint8)
+    if name not in _COLUMNS:
+        known = ", ".join((*IMAGE_COLUMNS, *_COLUMNS))
+        raise ValueError(f"columns must be among {known}, got {name!r}")
+    return np.dtype(_COLUMNS[name][0])
+
+
 def images_of(table: Table, name: str, shape: tuple[int, int, int]) -> Array:
     """A column of images, (N, C, H, W) uint8; a view of Arrow's memory where it is in one piece."""
     pieces = [
@@ -222,7 +242,8 @@ def images_of(table: Table, name: str, shape: tuple[int, int, int]) -> Array:
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
-def _values(column: Any, name: str) -> Array:
+def column_values(column: Any, name: str) -> Array:
+    """A column that is no image's as NumPy array; -1 for no target."""
     values = column.fill_null(-1) if name == "target" else column
     return np.asarray(values.to_numpy())
 

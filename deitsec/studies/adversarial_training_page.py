@@ -22,13 +22,16 @@ def render(document: Document) -> Page:
         "those of the whole epoch on this machine, the judging of it included.",
         _table(found),
         _verdict(found),
-        "## Catastrophic overfitting",
-        "Fast adversarial training may come to withstand its one step and nothing else. The "
-        "detector ends the run when accuracy under PGD on held-out training rows falls far below "
-        "both its best and that under FGSM; *fast-unwatched* is the same training without "
-        "it.",
-        _detector(found),
     ]
+    if any(entry["method"].startswith("fast") for entry in found["methods"]):
+        parts += [
+            "## Catastrophic overfitting",
+            "Fast adversarial training may come to withstand its one step and nothing else. The "
+            "detector ends the run when accuracy under PGD on held-out training rows falls far "
+            "below both its best and that under FGSM; *fast-unwatched* is the same training "
+            "without it.",
+            _detector(found),
+        ]
     if curved:
         parts += [
             "## Learning curves",
@@ -107,8 +110,6 @@ def _detector(found: Mapping[str, Any]) -> str:
             rows.append(
                 [f"{entry['method']}, epoch {record['epoch']}", share(fgsm, 1), share(pgd, 1), said]
             )
-    if not rows:
-        return "Fast adversarial training was not among the methods of this run."
     found_out = table(("", "FGSM, held out", "PGD, held out", "detector"), rows)
     if any(said for *_, said in rows):
         return found_out

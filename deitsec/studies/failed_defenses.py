@@ -34,6 +34,9 @@ from deitsec.verification.suite import suite_eps
 class Options:
     """How the study goes."""
 
+    defenses: tuple[str, ...] = field(
+        default=(), metadata={"help": "Names of the table's rows; none takes all."}
+    )
     model: str = field(default="small_cnn", metadata={"help": "The network behind each defense."})
     epochs: int = field(default=0, metadata={"help": "Of each training; 0 takes the recipe's."})
     per_class: int = field(default=20, metadata={"help": "Test images of each class."})
@@ -55,6 +58,9 @@ class Options:
         Raises:
             ValueError: an option out of its range.
         """
+        unknown = [name for name in self.defenses if name not in DEFENSES]
+        if unknown:
+            raise ValueError(f"defenses must be of {', '.join(DEFENSES)}, got {unknown}")
         for name in ("per_class", "steps", "adaptive_steps", "draws", "members"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -282,7 +288,10 @@ def measure(run: StudyRun[Options]) -> dict[str, Any]:
     bench = Bench(run)
     rows = choose_rows(run.data, run.options.per_class)
     found: list[dict[str, Any]] = []
+    base = next(iter(DEFENSES))  # which the others are held against
     for name, build in DEFENSES.items():
+        if run.options.defenses and name not in (base, *run.options.defenses):
+            continue
         defended = build(bench)  # trains what is not on disk
         piece = run.part(
             f"attacked-{name.replace(' ', '-')}",

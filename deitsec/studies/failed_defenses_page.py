@@ -48,9 +48,12 @@ def render(document: Document) -> Page:
         table(head, rows),
         "## What each attack follows",
         table(("defense", "plain", "adaptive"), attacks),
-        "Adversarial training stands last for comparison: what it holds, it holds under attacks "
-        "that know everything of it.",
     ]
+    if found["defenses"][-1]["name"] == "adversarial training":
+        parts.append(
+            "Adversarial training stands last for comparison: what it holds, it holds under "
+            "attacks that know everything of it."
+        )
     return Page(markdown="\n\n".join(parts))
 
 

@@ -3,17 +3,14 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
-
 from deitsec.attacks import FGSM, PGD
-from deitsec.data import to_float
-from deitsec.defenses import SubstituteAttack, attack_hidden, fit_estimator, transfer_matrix
+from deitsec.defenses import SubstituteAttack, attack_hidden
 from deitsec.defenses.hidden_attack import split_rows
 from deitsec.models import Classifier, LabelsOnly
 from deitsec.report.figure import ATTACKED, CLEAN, new_figure
-from deitsec.report.heatmap import heatmap
 from deitsec.studies.study import Document, Page, Study, StudyRun
 from deitsec.studies.tables import share, table
+from deitsec.studies.transfer_between import transfer_between, transfer_figure, transfer_section
 from deitsec.training import FitConfig, fit
 from deitsec.training.recipes import new_model, recipe
 from deitsec.verification.suite import suite_eps
@@ -137,26 +134,11 @@ def _substitute(run: StudyRun[Options], model: Classifier, name: str, eps: float
 
 
 def _matrix(run: StudyRun[Options], networks: dict[str, Classifier], eps: float) -> dict[str, Any]:
-    options = run.options
-    models: dict[str, torch.nn.Module] = dict(networks)
-    models |= {
-        f"{name} (scikit-learn)" if name == "logistic" else name: fit_estimator(
-            name, run.data, seed=run.seed
-        )
-        for name in options.estimators
-    }
-    _, held = split_rows(
-        run.data.test.labels, options.first, options.per_class, run.data.num_classes
+    options, classes = run.options, run.data.num_classes
+    _, held = split_rows(run.data.test.labels, options.first, options.per_class, classes)
+    return transfer_between(
+        run, networks, options.estimators, held, eps=eps, queries=options.queries
     )
-    return transfer_matrix(
-        models,
-        to_float(run.data.test.images(held)),
-        run.data.test.labels[held],
-        PGD(eps=eps, steps=20),
-        seed=run.seed,
-        queries=options.queries,
-        progress=lambda name, done, total: run.shown.rows(f"attacking {name}", done, total),
-    ).document()
 
 
 def render(document: Document) -> Page:
@@ -177,24 +159,12 @@ def render(document: Document) -> Page:
         _attacks(found["substitutes"]),
         "Papernot et al. report that a hosted network (MetaMind, MNIST) got 84.24% of such images "
         "wrong: other data, another oracle and another eps than here.\n",
-        "## Transfer between kinds of models\n\nImages are made on the row's model and shown to "
-        "the column's; the diagonal is the attack on the model itself. "
-        + "; ".join(
-            f"{name}: `{spec}`"
-            for name, spec in zip(matrix["names"], matrix["attacks"], strict=True)
-        )
-        + ". A source without gradients is attacked by its answers, and those images stop at its "
-        "own border sooner.\n\n![transfer](figure:transfer)\n",
-        _matrix_table(matrix, "rate", "made on"),
-        "Noise of the same size:\n",
-        _matrix_table(matrix, "noise", "as large as on"),
+        "## Transfer between kinds of models\n",
+        *transfer_section(matrix),
     ]
-    names = matrix["names"]
     figures = {
         "agreement": _agreement(found["substitutes"]),
-        "transfer": heatmap(
-            matrix["rate"], rows=names, columns=names, row_name="made on", column_name="shown to"
-        ),
+        "transfer": transfer_figure(matrix),
     }
     return Page(markdown="\n".join(parts), figures=figures)
 
@@ -215,15 +185,6 @@ def _attacks(substitutes: list[dict[str, Any]]) -> str:
     ]
     head = ("substitute and attack", "queries", "agreement", "transfer", "white box", "noise")
     return table((*head, "on the substitute"), rows)
-
-
-def _matrix_table(matrix: dict[str, Any], what: str, corner: str) -> str:
-    rows = [["clean: right", *(share(value, 1) for value in matrix["accuracy"])]]
-    rows += [
-        [name, *("-" if value is None else share(value, 1) for value in row)]
-        for name, row in zip(matrix["names"], matrix[what], strict=True)
-    ]
-    return table((corner, *matrix["names"]), rows)
 
 
 def _agreement(substitutes: list[dict[str, Any]]) -> Any:

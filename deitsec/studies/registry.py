@@ -39,6 +39,22 @@ STUDIES: dict[str, str] = {
         "five methods under attacks from FGSM to reliable, their cost and learning curves; whole "
         "form not timed"
     ),
+    "advgan": (
+        "a generator trained once, its success and speed beside FGSM and PGD (Xiao et al. 2018); "
+        "about 20 minutes on a busy machine"
+    ),
+    "mnist-adversarial": (
+        "a dense and a convolutional network for MNIST: FGSM, images crafted from noise and from "
+        "other digits, defenses; about 20 minutes of a core's time, 89 on a crowded machine"
+    ),
+    "attack-lecture": (
+        "a photograph changed with confidence, denial of service and impersonation, and each "
+        "prevention with its answer; about 30 minutes on a very busy machine"
+    ),
+    "adversarial-lecture": (
+        "from a linear classifier by hand to poisoned training sets: L-BFGS, prints, images of "
+        "nothing, few labels, other models; whole form not timed"
+    ),
     "poisoning": (
         "flipped labels and backdoors by rate, and who finds them (Gu 2017, Tran 2018, Chen 2018); "
         "whole form not timed"

@@ -33,7 +33,7 @@ def reproduce(
     seed: int = 0,
     quick: bool = False,
     fresh: bool = False,
-    device: str = "cpu",
+    device: str | None = None,
     options: Mapping[str, Any] | None = None,
     shown: Shown | None = None,
 ) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def reproduce(
         seed: of every draw.
         quick: the short form.
         fresh: whether pieces of an earlier run are thrown away.
-        device: where the networks go.
+        device: where the networks go, and then part of the command; None takes the CPU.
         options: of the study, by name; those left out have their defaults.
         shown: who is told how far it is.
 
@@ -76,13 +76,19 @@ def reproduce(
         options=settings,
         data=source,
         seed=seed,
-        device=device,
+        device=device or "cpu",
         quick=quick,
         workbook=Workbook(folder / "work", identity),
         shown=shown or Silent(),
     )
     found = chosen.measure(run)
-    command = {"data": data, "quick": quick or None, "seed": seed or None, **given}
+    command = {
+        "data": data,
+        "quick": quick or None,
+        "seed": seed or None,
+        "device": device,
+        **given,
+    }
     document = {
         "schema": SCHEMA,
         "study": name,
@@ -91,7 +97,7 @@ def reproduce(
         "quick": quick,
         "options": identity["options"],
         "data": _described(source),
-        "environment": environment(device),
+        "environment": environment(device or "cpu"),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": sum(run.workbook.seconds.values()),
         "parts": run.workbook.seconds,

@@ -14,6 +14,8 @@ from deitsec.training.distillation import DistillConfig, distill
 from deitsec.training.diverged import TrainingDiverged
 from deitsec.training.evaluate import predict
 from deitsec.training.fit import fit
+from deitsec.training.generator_config import GeneratorConfig
+from deitsec.training.generator_training import TrainedGenerator, train_generator
 from deitsec.training.recipes import Recipe, new_model, recipe
 from deitsec.training.result import EpochRecord, FitResult, TrainingEvent
 from deitsec.training.robust_distillation import RobustDistillConfig, robust_distill
@@ -27,8 +29,10 @@ __all__ = [
     "EpochRecord",
     "FitConfig",
     "FitResult",
+    "GeneratorConfig",
     "Recipe",
     "RobustDistillConfig",
+    "TrainedGenerator",
     "TrainingDiverged",
     "TrainingEvent",
     "VirtualConfig",
@@ -43,5 +47,6 @@ __all__ = [
     "predict",
     "recipe",
     "robust_distill",
+    "train_generator",
     "virtual_fit",
 ]

@@ -33,18 +33,24 @@ def place_of(module: nn.Module) -> torch.device:
 
 
 @contextmanager
+def weights_frozen(module: nn.Module) -> Generator[None, None, None]:
+    """Run with no trainable weight, and put requires_grad back at the end."""
+    trainable = [weight for weight in module.parameters() if weight.requires_grad]
+    try:
+        for weight in trainable:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for weight in trainable:
+            weight.requires_grad_(True)
+
+
+@contextmanager
 def frozen(module: nn.Module) -> Generator[None, None, None]:
     """Run in eval mode and with no trainable weight, and put both back at the end.
 
     What an attack within a training step wants: no gradient of a weight is computed, and the
     running statistics of batch norms stay as they are.
     """
-    trainable = [weight for weight in module.parameters() if weight.requires_grad]
-    with eval_mode(module):
-        try:
-            for weight in trainable:
-                weight.requires_grad_(False)
-            yield
-        finally:
-            for weight in trainable:
-                weight.requires_grad_(True)
+    with eval_mode(module), weights_frozen(module):
+        yield

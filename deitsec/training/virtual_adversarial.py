@@ -19,7 +19,7 @@ from deitsec.models.timm_import import import_timm
 from deitsec.training.augment import augment
 from deitsec.training.config import FitConfig
 from deitsec.training.loop import Objective, run_epochs
-from deitsec.training.modes import mode_kept, place_of
+from deitsec.training.modes import mode_kept, place_of, weights_frozen
 from deitsec.training.processes import find_processes
 from deitsec.training.result import FitResult, Progress
 
@@ -158,7 +158,7 @@ def local_smoothness(
     clean = _widened(clean.detach())
     with undisturbed(model):
         direction = unit(torch.randn_like(images))
-        with _frozen(model):
+        with weights_frozen(model):
             for _ in range(steps):
                 leaf = (images + xi * direction).requires_grad_()
                 moved = divergence(model(leaf), clean)
@@ -196,19 +196,6 @@ def undisturbed(model: nn.Module) -> Generator[None, None, None]:
         finally:
             for part in counting:
                 part.track_running_stats = True
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Generator[None, None, None]:
-    """Ask for gradients of the images alone."""
-    learnable = [weight for weight in model.parameters() if weight.requires_grad]
-    try:
-        for weight in learnable:
-            weight.requires_grad_(False)
-        yield
-    finally:
-        for weight in learnable:
-            weight.requires_grad_(True)
 
 
 class _Labelled:

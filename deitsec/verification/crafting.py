@@ -35,6 +35,7 @@ class Crafted:
         predicted: (N,) int64 at the rounded images.
         confidence: (N,) fp32 softmax of that class.
         examples: one picture a class.
+        made_for: the model that what the attack applies was made for, in words; None for none.
     """
 
     attack: Attack
@@ -45,6 +46,7 @@ class Crafted:
     predicted: Tensor
     confidence: Tensor
     examples: Sequence[Example]
+    made_for: str | None = None
 
     def columns(self) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays of the file, rows first; images are (N, H, W, C)."""
@@ -82,8 +84,10 @@ class Crafted:
             norm: distance_summary(found.norms[fallen, i]) if fallen.any() else None
             for i, norm in enumerate(NORMS)
         }
+        origin = {} if self.made_for is None else {"made_for": self.made_for}
         return {
             "spec": format_spec(self.attack),
+            **origin,
             "norm": self.attack.traits.norm,
             "goal": self.attack.traits.goal,
             "rows": len(found.rows),
@@ -124,6 +128,7 @@ def craft(engine: Engine, attack: Attack, data: DataSource, rows: Tensor, tick: 
         predicted=torch.cat([reread.predicted for reread in collected.reread]),
         confidence=torch.cat([reread.confidence for reread in collected.reread]),
         examples=collected.examples(),
+        made_for=engine.explain().get("made_for"),
     )
 
 

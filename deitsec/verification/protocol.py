@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,9 +19,10 @@ from deitsec.engine.rows import check_aim
 from deitsec.environment import environment
 from deitsec.metrics import per_class_vulnerability
 from deitsec.models import Classifier
-from deitsec.report import SCHEMA, Example, Report, judge, sanity_checks
+from deitsec.report import SCHEMA, Defense, Example, Report, judge, sanity_checks
 from deitsec.verification import pieces
 from deitsec.verification.command import attack_command
+from deitsec.verification.defended import gather, training_defense
 from deitsec.verification.gallery import Gallery
 from deitsec.verification.looks import with_looks
 from deitsec.verification.measure import Outcome, Predictions, measure, predict
@@ -62,6 +64,7 @@ def verify(
     compile: bool = False,
     sweep: bool = True,
     min_robust_accuracy: float | None = None,
+    defenses: Sequence[str | Path | Defense] = (),
     origin: Origin | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -80,6 +83,9 @@ def verify(
         sweep: whether accuracy is measured over eps too, by attacks that need gradients; a model
             that gives none has no sweep.
         min_robust_accuracy: the gate, in [0, 1]; the report says whether it is met.
+        defenses: what was measured of defenses of this model on these data: the `defense.json` of
+            `deitsec certify`, `detect`, `substitute`, `transfer` and `poison`, for a section of the
+            report.
         origin: where the model came from.
         progress: called with (stage, rows done, rows in all).
 
@@ -87,11 +93,14 @@ def verify(
         The report; `.save(folder)` writes it.
 
     Raises:
-        ValueError: an attack, eps, count or gate out of range, or model and data that do not fit.
+        OSError: a defense's file that cannot be read.
+        ValueError: an attack, eps, count or gate out of range, model and data that do not fit, or a
+            defense that was measured on others.
     """
     started = time.perf_counter()
     origin = origin or Origin()
     check_request(model, data, per_class, min_robust_accuracy)
+    defended = gather(defenses, model, data)
     sweep = sweep and access_of(model) == "gradient"
     suite = default_suite(data, attacks=attacks, eps=eps, sweep=sweep)
     _check_suite(suite, model, min_robust_accuracy)
@@ -104,6 +113,8 @@ def verify(
         galleries.append(Gallery())
         found.append((attack, run.attack(attack, galleries[-1])))
     document = _document(run, suite, clean, found, origin)
+    defended = [*training_defense(model, data, document), *defended]
+    document["defenses"] = [defense.document() for defense in defended]
     document["gate"] = _gate(document, min_robust_accuracy)
     document["verdict"] = judge(
         **{key: document[key] for key in ("clean", "attacks", "worst_case", "data")},

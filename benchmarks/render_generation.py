@@ -1,0 +1,47 @@
+"""The section of adversarial datasets in docs/benchmarks.md."""
+
+from typing import Any
+
+from benchmarks.generation_sides import ATTACK, GENERATE
+from benchmarks.render_attacks import facts
+from benchmarks.tables import per_second, table
+
+GENERATION = """## Adversarial datasets
+
+`deitsec generate` from the source to synced shards and the manifest, beside the attack alone: the
+very engine, deterministic and rounding to 8 bits, on float images that lie ready, its results
+thrown away. `python -m benchmarks generation`. *predicted* was written down before measuring.
+"""
+
+
+def generation(results: list[dict[str, Any]]) -> str:
+    """The section, with a part for each device; nothing where nothing was measured."""
+    if not results:
+        return ""
+    parts = [GENERATION]
+    for result in results:
+        parts += [f"### Adversarial datasets, {result['device']}\n", facts(result)]
+        rows = [row for row in result["rows"] if row["kind"] == "generation"]
+        body = [
+            [
+                row["case"],
+                f"{row['dataset_rows']:,} in shards of {row['shard_rows']:,}",
+                *(per_second(row["images_per_second"][side]) for side in (ATTACK, GENERATE)),
+                f"{row['seconds'][ATTACK] / row['seconds'][GENERATE]:.1%}",
+            ]
+            for row in rows
+        ]
+        parts.append(table(["case", "images", f"{ATTACK}, images/s", GENERATE, "share"], body))
+        targets = [
+            [
+                f"{row['case']}: {target['what']}",
+                f"{target['sign']} {target['limit']:g}",
+                f"{target['predicted']:g}",
+                f"{target['measured']:.3g}",
+                "yes" if target["met"] else "**no**",
+            ]
+            for row in result["rows"]
+            for target in row["targets"]
+        ]
+        parts.append(table(["target", "promised", "predicted", "measured", "met"], targets))
+    return "\n".join(parts)

@@ -1,0 +1,116 @@
+"""What the lecture on adversarial examples is given, and what its topics share."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+from deitsec.attacks import HopSkipJumpLinf
+from deitsec.data import to_float
+from deitsec.models import Classifier
+from deitsec.studies.photographs import Subject, photograph_classifier
+from deitsec.studies.plain_network import plain_network
+from deitsec.studies.study import StudyRun
+from deitsec.verification.protocol import choose_rows
+from deitsec.verification.suite import suite_eps
+
+LINEAR, DENSE = "logistic_regression", "mnist_dense"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How the study goes."""
+
+    photo_model: str = field(
+        default="test_resnet", metadata={"help": "Of the photographs: a timm model."}
+    )
+    pretrained: bool = field(
+        default=False, metadata={"help": "Take its published weights instead of training it."}
+    )
+    photo_epochs: int = field(default=6, metadata={"help": "Of the photographs' training."})
+    photo_train: int = field(default=48, metadata={"help": "Training crops of a photograph."})
+    photo_test: int = field(default=6, metadata={"help": "Test crops of a photograph."})
+    side: int = field(default=224, metadata={"help": "Of a crop, in pixels."})
+    network: str = field(default="small_cnn", metadata={"help": "Of the data."})
+    epochs: int = field(default=0, metadata={"help": "Of its trainings; 0 takes the recipes'."})
+    per_class: int = field(default=5, metadata={"help": "Test images of each class."})
+    steps: int = field(default=20, metadata={"help": "Of PGD in the tables of defenses."})
+    lbfgs_steps: int = field(default=60, metadata={"help": "Evaluations of a search by L-BFGS."})
+    lbfgs_per_class: int = field(default=2, metadata={"help": "Images of each class for L-BFGS."})
+    generations: int = field(default=300, metadata={"help": "Of the evolved images, at most."})
+    fooling_steps: int = field(default=300, metadata={"help": "Of the descent from noise."})
+    draws: int = field(default=4, metadata={"help": "Of each physical change, and of noise."})
+    members: int = field(default=2, metadata={"help": "Networks of the failed ensemble."})
+    labelled: tuple[int, ...] = field(
+        default=(2, 5, 10), metadata={"help": "Labels of each class, where they are few."}
+    )
+    virtual_epochs: int = field(default=20, metadata={"help": "Of the training on few labels."})
+    virtual_eps: float = field(default=0.5, metadata={"help": "L2 length of its perturbation."})
+    seeds: int = field(default=2, metadata={"help": "Runs of the training on few labels."})
+    estimators: tuple[str, ...] = field(
+        default=("logistic", "knn", "svm", "tree"),
+        metadata={"help": "Of scikit-learn, that images are shown to."},
+    )
+    queries: int = field(
+        default=400, metadata={"help": "Of an image, on a source without gradients."}
+    )
+    rates: tuple[float, ...] = field(
+        default=(0.02, 0.1), metadata={"help": "Shares of the training set that are poisoned."}
+    )
+
+    def __post_init__(self) -> None:
+        """Validate what no piece does.
+
+        Raises:
+            ValueError: an option out of its range.
+        """
+        for name in ("photo_epochs", "per_class", "steps", "lbfgs_per_class", "draws", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.labelled or min(self.labelled) < 1 or self.epochs < 0:
+            raise ValueError("labelled must hold numbers of at least 1, and epochs at least 0")
+        if "svm" in self.estimators:  # it gives decisions alone, which need a few more questions
+            HopSkipJumpLinf(max_queries=self.queries)
+
+
+class Bench:
+    """The models and images that several topics share, each made once.
+
+    Args:
+        run: of the study.
+    """
+
+    def __init__(self, run: StudyRun[Options]) -> None:
+        self.run = run
+        self.eps = suite_eps(run.data)
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The classifier of photographs."""
+        options = self.run.options
+        return photograph_classifier(
+            self.run,
+            model=options.photo_model,
+            pretrained=options.pretrained,
+            epochs=options.photo_epochs,
+            train=options.photo_train,
+            test=options.photo_test,
+            side=options.side,
+        )
+
+    @cached_property
+    def networks(self) -> dict[str, Classifier]:
+        """Classifiers of the data by name: linear, dense, and the one that was chosen."""
+        options = self.run.options
+        names = dict.fromkeys((LINEAR, DENSE, options.network))
+        return {name: plain_network(self.run, name, name, epochs=options.epochs) for name in names}
+
+    @property
+    def network(self) -> Classifier:
+        """The one that was chosen."""
+        return self.networks[self.run.options.network]
+
+    def rows(self, per_class: int) -> tuple[Tensor, Tensor]:
+        """Test images and their labels."""
+        rows = choose_rows(self.run.data, per_class)
+        return to_float(self.run.data.test.images(rows)), self.run.data.test.labels[rows]
