@@ -1,6 +1,8 @@
 """What the Ray runner is made of, without Ray: the desk, the parcel, the worker, its checks."""
 
 import itertools
+import os
+import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from deitsec.generation import Settings, generate
 from deitsec.generation.job_desk import JobDesk
 from deitsec.generation.local import produce
 from deitsec.generation.plan import Job, Plan
-from deitsec.generation.ray_connection import _threads
+from deitsec.generation.ray_connection import _remove_abandoned, _threads
 from deitsec.generation.ray_runner import ray_runner
 from deitsec.generation.shard_worker import ShardWorker, _portable
 from deitsec.generation.site import prepared_site
@@ -131,6 +133,19 @@ def test_threads_are_shared_out_over_the_machines_that_have_room():
     assert _threads([node(64), node(16, 4)], 4, 1) == 4
     with pytest.raises(ValueError, match="no machine of the Ray cluster has a CPU core and 1 GPU"):
         _threads([node(8), node(8, 4, alive=False)], 2, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_the_folders_of_killed_runs_are_removed(tmp_path: Path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], **_TOLD)
+    names = [f"deitsec-ray-{gone.stdout.strip()}-a", f"deitsec-ray-{os.getpid()}-b", "other"]
+    for name in names:
+        (tmp_path / name / "session").mkdir(parents=True)
+    _remove_abandoned(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+
+
+_TOLD = {"check": True, "capture_output": True, "text": True}
 
 
 def _images(rows: int = 300) -> ArrayImageSet:

@@ -6,11 +6,13 @@ import shutil
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 _SOCKET_ROOM = 30  # characters: Ray puts sockets below, whose paths must be shorter than 108
+_FOLDER = "deitsec-ray-"  # and the process that it belongs to
 _MISSING = "the Ray runner needs ray: pip install 'deitsec[ray]'"
 
 
@@ -77,8 +79,11 @@ def connected(address: str | None, *, workers: int, gpus: float) -> Generator[tu
 @contextmanager
 def _embedded(ray: Any, workers: int, gpus: float) -> Generator[int]:
     threads = max(1, torch.get_num_threads() // workers)
-    short = len(tempfile.gettempdir()) <= _SOCKET_ROOM
-    place = tempfile.mkdtemp(prefix="deitsec-ray-", dir=None if short else "/tmp")
+    root = Path(tempfile.gettempdir())
+    if len(str(root)) > _SOCKET_ROOM:
+        root = Path("/tmp")
+    _remove_abandoned(root)
+    place = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=root)
     try:
         with _quiet():
             ray.init(
@@ -95,6 +100,14 @@ def _embedded(ray: Any, workers: int, gpus: float) -> Generator[int]:
     finally:
         ray.shutdown()
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Remove the folders of runs that were killed; those of other users stay by themselves."""
+    for folder in root.glob(f"{_FOLDER}*"):
+        process = folder.name.removeprefix(_FOLDER).partition("-")[0]
+        if process.isdecimal() and not Path(f"/proc/{process}").exists() and Path("/proc").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _threads(nodes: list[dict[str, Any]], workers: int, gpus: float) -> int:
