@@ -229,7 +229,7 @@ TOPICS: tuple[Topic[Bench], ...] = (
         name="destruction",
         title="In the physical world",
         says="Adversarial images are printed and photographed. The destruction rate is the share "
-        "of those misclassified that is right again; the finer the change, the more of it is lost.",
+        "of those misclassified that is right again.",
         measure=_destruction,
         show=show_destruction,
         short=short_destruction,
@@ -271,7 +271,7 @@ TOPICS: tuple[Topic[Bench], ...] = (
     Topic(
         name="other-models",
         title="Nearest neighbours, support vectors, trees, logistic regression",
-        says="Adversarial images transfer between models that have little in common.",
+        says="Whether adversarial images transfer between models that have little in common.",
         measure=_other_models,
         show=show_other_models,
         short=short_other_models,

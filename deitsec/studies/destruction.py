@@ -1,12 +1,13 @@
 """What print and photograph take back: destruction rates of each method under each change."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from deitsec.attacks import Attack, format_spec
-from deitsec.engine import Engine
+from deitsec.engine import AttackResult, Engine
 from deitsec.metrics import destruction_rate
 from deitsec.models.transforms import (
     JPEG,
@@ -21,13 +22,14 @@ from deitsec.report.wording import grey_levels
 from deitsec.studies.study import StudyRun
 from deitsec.studies.tables import share, table
 
+PRINT = "print, photograph"
 CHANGES: Mapping[str, Transform] = {
     "brightness": Brightness(limit=0.1),
     "contrast": Contrast(limit=0.2),
     "noise": GaussianNoise(std=0.04),
     "blur": GaussianBlur(sigma=1.0),
     "JPEG": JPEG(quality=(60, 95)),
-    "print, photograph": print_and_photograph(),
+    PRINT: print_and_photograph(),
 }
 # Kurakin et al., arXiv:1607.02533, table 3, average case, top 1: ImageNet, Inception v3, prints
 # photographed by a phone; by eps in levels of 255
@@ -65,32 +67,52 @@ def measure_destruction(
         told = run.rows(f"{name}, to be photographed")
         result = engine.run(attack, images, labels, progress=told)
         fooled = result.clean_correct & (result.logits.argmax(1) != result.labels)
-        rates = {
-            change: destruction_rate(model, result, transform, num_samples=draws, seed=run.seed)
-            for change, transform in CHANGES.items()
-        }
+
+        def rate(change: str, rows: Tensor, result: AttackResult = result) -> float | None:
+            some = replace(result, clean_correct=result.clean_correct & rows)
+            found = destruction_rate(model, some, CHANGES[change], num_samples=draws, seed=run.seed)
+            return None if found != found else found
+
+        surest = result.logits.double().softmax(1).amax(1)
+        surer = surest >= (surest[fooled].median() if bool(fooled.any()) else 0.0)
         methods.append(
             {
                 "name": name,
                 "spec": format_spec(attack),
                 "fooled": int(fooled.sum()),
-                "rates": {key: None if rate != rate else rate for key, rate in rates.items()},
+                "confidence": surest[fooled].mean().item() if bool(fooled.any()) else None,
+                "rates": {change: rate(change, fooled) for change in CHANGES},
+                "surer": rate(PRINT, surer),
+                "less_sure": rate(PRINT, ~surer),
             }
         )
     return {"eps": eps, "rows": len(labels), "draws": draws, "methods": methods}
 
 
 def destruction_table(found: Mapping[str, Any]) -> str:
-    """Rates by method and change, and what was published of real prints at this eps."""
+    """Rates by method and change, beside those of real prints at this eps, and by confidence."""
     level = round(255 * found["eps"])
     rows: list[list[str]] = []
     for method in found["methods"]:
         published = PUBLISHED.get(method["name"], {}).get(level)
-        rates = ("-" if rate is None else share(rate, 1) for rate in method["rates"].values())
-        theirs = "-" if published is None else share(published, 1)
-        rows.append([method["name"], str(method["fooled"]), *rates, theirs])
+        rates = map(_shown, method["rates"].values())
+        rows.append([method["name"], str(method["fooled"]), *rates, _shown(published)])
+    sure = [
+        [method["name"], *(_shown(method[key]) for key in ("confidence", "surer", "less_sure"))]
+        for method in found["methods"]
+    ]
     head = ("method", "images fooled", *CHANGES, "real prints, published")
-    return (
-        f"At most {grey_levels(found['eps'])}, {found['rows']} images, {found['draws']} draws of "
-        "each change:\n\n" + table(head, rows)
+    halves = ("method", "confidence when wrong", "of the surer half", "of the other half")
+    return "\n".join(
+        [
+            f"At most {grey_levels(found['eps'])}, {found['rows']} images, {found['draws']} draws "
+            "of each change:\n",
+            table(head, rows),
+            "What print and photograph take back, by how sure the model was of its wrong answer:\n",
+            table(halves, sure),
+        ]
     )
+
+
+def _shown(rate: float | None) -> str:
+    return "-" if rate is None else share(rate, 1)

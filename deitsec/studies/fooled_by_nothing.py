@@ -76,7 +76,8 @@ def fooling_section(found: Mapping[str, Any]) -> str:
         [
             table(head, rows),
             f"Each stops at {share(CONFIDENCE, 0)}. Nguyen et al. report {share(PUBLISHED)} for "
-            "images evolved on, for LeNet on MNIST. A frame marks a class that was not reached.",
+            "images evolved on, for LeNet on MNIST. A frame marks a class that was not reached; "
+            "with more generations it may be.",
             "![images of nothing](figure:nothing)",
         ]
     )

@@ -194,6 +194,9 @@ def _agreement(substitutes: list[dict[str, Any]]) -> Any:
         points = [(record["queries"], 100 * record["agreement"]) for record in one["rounds"]]
         axes.plot(*zip(*points, strict=True), marker="o", label=one["name"], color=colour)
     axes.set(xlabel="queries", ylabel="agrees with the model, %", ylim=(-2, 102), xscale="log")
+    asked = sorted({record["queries"] for one in substitutes for record in one["rounds"]})
+    axes.set_xticks(asked, map(str, asked))  # the log axis' own are formulas, which are off here
+    axes.set_xticks([], minor=True)
     axes.grid(True)
     axes.legend(fontsize=7)
     return figure

@@ -53,7 +53,7 @@ STUDIES: dict[str, str] = {
     ),
     "adversarial-lecture": (
         "from a linear classifier by hand to poisoned training sets: L-BFGS, prints, images of "
-        "nothing, few labels, other models; whole form not timed"
+        "nothing, few labels, other models; about 10 minutes on a busy machine"
     ),
     "poisoning": (
         "flipped labels and backdoors by rate, and who finds them (Gu 2017, Tran 2018, Chen 2018); "
