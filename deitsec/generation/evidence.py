@@ -89,8 +89,9 @@ def gather(folder: Path) -> Evidence:
             )
         if configuration is not None:
             findings.append(_against(configuration, said))
-        uri = "" if configuration is None else configuration.source.uri
-        configuration = Configuration.from_plain(said.plain(), uri)
+        place = None if configuration is None else configuration.source
+        uri, name = ("", "") if place is None else (place.uri, place.name)
+        configuration = Configuration.from_plain(said.plain(), uri, name)
     trusted = manifest is not None and configuration is manifest.configuration
     plan, lost = _plan(folder, configuration)
     return Evidence(

@@ -10,7 +10,7 @@ from deitsec.data import ImageSet
 from deitsec.generation.evidence import Evidence
 from deitsec.generation.finding import Ledger
 from deitsec.generation.prediction_proof import Judge, check_predictions
-from deitsec.generation.row_proof import Part, check_rows, part_of
+from deitsec.generation.row_proof import Part, check_rows, part_of, unreadable_after_all
 from deitsec.generation.shard_proof import Loaded, identities
 from deitsec.generation.witnesses import attack_of
 
@@ -61,6 +61,7 @@ class Survey:
             self.ledger.take(found)
             self.checked["identities"] += len(loaded.rows)
             self.checked["left out unseen"] += own is not None and labels is None
+        self._look_for_unreadable(loaded)
         for start in range(0, len(loaded.rows), self._chunk()):
             stop = min(start + self._chunk(), len(loaded.rows))
             part = part_of(loaded, start, stop, self.source)
@@ -69,6 +70,14 @@ class Survey:
             if variant in self.judges:
                 self._judge(part, self.judges[variant])
             yield
+
+    def _look_for_unreadable(self, loaded: Loaded) -> None:
+        """Rows that the shard leaves out as unreadable must be so."""
+        if self.source is None:
+            self.checked["unreadable unseen"] += len(loaded.unreadable)
+        else:
+            self.ledger.take(unreadable_after_all(loaded, self.source))
+            self.checked["unreadable"] += len(loaded.unreadable)
 
     def _chunk(self) -> int:
         options, shape = (
@@ -113,6 +122,8 @@ class Survey:
             stored = evidence.configuration.clean_images
             if stored:
                 yield f"the stored clean images, which distances are measured from: {no_source}"
+            if unread := self.checked["unreadable unseen"]:
+                yield f"whether {unread:,} rows listed as unreadable are so: {no_source}"
         elif self.checked["left out unseen"]:
             yield "whether the rows left out are of the class that the attack aims at"
         if hidden := self.checked["clean image not known"]:

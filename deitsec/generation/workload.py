@@ -81,7 +81,7 @@ def shard_about(
         shape=source.shape,
         attack=record.attack,
         model={"name": record.model, "sha256": record.model_sha256},
-        source={"name": source.name, "split": source.split, "sha256": source.sha256},
+        source={"split": source.split, "sha256": source.sha256},
         seed=configuration.options["seed"],
         options=configuration.options,
         versions=configuration.versions,
