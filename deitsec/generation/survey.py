@@ -12,7 +12,6 @@ from deitsec.generation.finding import Ledger
 from deitsec.generation.prediction_proof import Judge, check_predictions
 from deitsec.generation.row_proof import Part, check_rows, part_of, unreadable_after_all
 from deitsec.generation.shard_proof import Loaded, identities
-from deitsec.generation.witnesses import attack_of
 
 _CHUNK_ROWS, _CHUNK_VALUES = 256, 1 << 23  # looked at together, or one batch of the model
 _SHOWN = 20
@@ -52,10 +51,8 @@ class Survey:
             return
         variants = self.evidence.configuration.variants
         variant = loaded.number % len(variants)
-        attack = attack_of(variants[variant].attack)
-        aimed = attack.target if attack is not None else None
         if self.evidence.plan is not None:
-            own = aimed if isinstance(aimed, int) else None
+            own = variants[variant].target
             labels = None if self.source is None else self.source.labels
             found = identities(loaded, self.evidence.plan, labels=labels, own_class=own)
             self.ledger.take(found)
@@ -131,5 +128,5 @@ class Survey:
             yield f"distances and clean predictions of {hidden:,} of {rows:,} rows: {why}"
         if unjudged := rows - self.checked["predictions"]:
             yield f"predictions, confidences and successes of {unjudged:,} of {rows:,} rows: " + (
-                "no model was given for them"
+                "no model was given that can judge them"
             )

@@ -71,6 +71,11 @@ class VariantRecord:
         eps: its radius in that norm, or None where it has none.
         model: name of the model.
         model_sha256: of its weights.
+        target: the class that every row is aimed at, or None where there is no such class.
+        file_sha256: of the file that the attack was made from beforehand, or None where it needs
+            none.
+        preparation: what a `Classifier` does beside its weights: mean, std, head and input size;
+            empty for other models.
     """
 
     attack: str
@@ -78,6 +83,9 @@ class VariantRecord:
     eps: float | None
     model: str
     model_sha256: str
+    target: int | None = None
+    file_sha256: str | None = None
+    preparation: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
