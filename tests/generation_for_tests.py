@@ -32,6 +32,7 @@ class Torn:
 
     whole: ArrayImageSet
     bad: tuple[int, ...] = ()
+    cause: BaseException | None = None
 
     @property
     def labels(self) -> Tensor:
@@ -47,7 +48,7 @@ class Torn:
     def images(self, rows: Tensor) -> Tensor:
         for row in rows.tolist():
             if row in self.bad:
-                raise DataError(f"cannot decode\n../row {row}\x1b[31m")
+                raise DataError(f"cannot decode\n../row {row}\x1b[31m") from self.cause
         return self.whole.images(rows)
 
     def feed(self, hasher: Hasher) -> None:
@@ -61,6 +62,8 @@ def source(
     wrong: int = 5,
     names: tuple[str, ...] = ("a", "b", "c", "d"),
     uri: str = "made:up",
+    cause: BaseException | None = None,
+    name: str = "made up",
 ) -> DataSource:
     """Images that `conv` gets right, but for each `wrong`-th."""
     images = pixels(rows)
@@ -68,8 +71,8 @@ def source(
         labels = conv(CLASSES)(images.float() / 255).argmax(1)
     labels[::wrong] = (labels[::wrong] + 1) % CLASSES
     whole = ArrayImageSet(pixels=images, labels=labels)
-    split = Torn(whole=whole, bad=bad)
-    return DataSource(uri=uri, name="made up", train=None, test=split, class_names=names)
+    split = Torn(whole=whole, bad=bad, cause=cause)
+    return DataSource(uri=uri, name=name, train=None, test=split, class_names=names)
 
 
 def engine(model: nn.Module | None = None, seed: int = 3, batch_size: int = BATCH) -> Engine:

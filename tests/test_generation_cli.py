@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from deitsec.cli import main
 from deitsec.models import load_model, save_checkpoint
@@ -19,7 +20,13 @@ def checkpoint(tmp_path_factory):
 
 
 def test_what_machines_read(checkpoint, tmp_path, capsys):
-    words = ["generate", "--checkpoint", checkpoint, "--checkpoint", checkpoint]
+    other = str(tmp_path / "other.safetensors")
+    model = load_model("logistic_regression", num_classes=10, in_chans=1)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.add_(0.01)
+    save_checkpoint(model, other)
+    words = ["generate", "--checkpoint", checkpoint, "--checkpoint", other]
     words += ["--attack", "fgsm", "--attack", "pgd:steps=2", "--per-class", "2"]
     words += ["--out", str(tmp_path / "out"), "--device", "cpu", "--json"]
     assert main(words) == 0
@@ -51,6 +58,7 @@ def test_what_people_read(checkpoint, tmp_path, capsys):
     [
         ([], "--out must be given"),
         (["--out", "{out}", "--attack", "fgsn"], "fgsn"),
+        (["--out", "{out}", "--attack", "fgsm", "--attack", "fgsm"], "is there twice"),
         (["--out", "{out}", "--split", "validation"], "split must be test or train"),
         (["--out", "{out}", "--runner", "cloud"], "--runner must be"),
         (["--out", "{out}", "--workers", "2"], "--workers is for --runner ray"),

@@ -79,7 +79,7 @@ def _models(
     device: str,
 ) -> "list[Classifier]":
     """The models named, made for the images and classes of the dataset."""
-    from deitsec.data import load_data
+    from deitsec.generation.witnesses import opened
     from deitsec.models import load_model
     from deitsec.verification.subject import ModelRequest, obtain
 
@@ -100,7 +100,7 @@ def _models(
         return []
     seed = int(configuration.options["seed"])
     request = ModelRequest(name=name, pretrained=pretrained, head=head, seed=seed, device=device)
-    return [obtain(request, load_data(data or source.uri))[0]]
+    return [obtain(request, opened(data or source.uri, configuration))[0]]
 
 
 def _print(found: "Proof | Repair") -> None:

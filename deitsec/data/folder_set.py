@@ -158,4 +158,12 @@ def _open_image(path: Path, read: "Callable[[Image], Read]") -> Read:
             f"{path} has more than 8 bits a pixel (mode {error}): save it as 8-bit PNG"
         ) from error
     except (*_UNREADABLE, DecompressionBombError) as error:
-        raise DataError(f"cannot decode {path} ({reason(error)}): replace or remove it") from error
+        said = _said(error, path)
+        raise DataError(f"cannot decode {path} ({said}): replace or remove it") from error
+
+
+def _said(error: BaseException, path: Path) -> str:
+    """Name the error without the folder: where it is cut off must not hang on where files lie."""
+    if repr(str(path)) not in str(error):  # so Pillow quotes it
+        return reason(error)
+    return f"{type(error).__name__}: {str(error).replace(repr(str(path)), path.name)}"[:160]

@@ -1,6 +1,5 @@
 """What a dataset says of itself before any row is looked at: by its manifest, or its shards."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from torch import Tensor
 from deitsec.generation.finding import Finding
 from deitsec.generation.folder import stored_selection
 from deitsec.generation.plan import Plan
+from deitsec.generation.provenance import file_sha256
 from deitsec.shards import (
     MANIFEST,
     Configuration,
@@ -89,8 +89,9 @@ def gather(folder: Path) -> Evidence:
             )
         if configuration is not None:
             findings.append(_against(configuration, said))
-        uri = "" if configuration is None else configuration.source.uri
-        configuration = Configuration.from_plain(said.plain(), uri)
+        place = None if configuration is None else configuration.source
+        uri, name = ("", "") if place is None else (place.uri, place.name)
+        configuration = Configuration.from_plain(said.plain(), uri, name)
     trusted = manifest is not None and configuration is manifest.configuration
     plan, lost = _plan(folder, configuration)
     return Evidence(
@@ -134,12 +135,6 @@ def _said_by_shards(
                 continue
         found[json.dumps(about.dataset, sort_keys=True)] = said
     return next(iter(found.values())) if len(found) == 1 else None
-
-
-def file_sha256(path: Path) -> str:
-    """Hash a file without holding it in memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _totals(folder: Path, manifest: Manifest) -> Iterator[Finding]:

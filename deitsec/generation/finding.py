@@ -16,7 +16,7 @@ class Finding:
     Attributes:
         kind: `manifest`, `selection`, `missing`, `extra`, `size`, `hash`, `parquet`, `metadata`,
             `count`, `identity`, `label`, `clean_image`, `ball`, `distance`, `prediction`,
-            `confidence`, `target` or `success`.
+            `confidence`, `target`, `success` or `unreadable`.
         fault: what has to be mended.
         message: one line: what is stated, and what was found.
         shard: its number, or None where none is meant.

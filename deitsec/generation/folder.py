@@ -164,8 +164,10 @@ def check_same(path: Path, stored: Configuration, configuration: Configuration) 
 def resume_folder(path: Path, work: Workload, environment: Mapping[str, Any]) -> Folder:
     """Go on with the dataset of a folder.
 
-    Shards that the manifest has not heard of are read and taken up; a shard that is broken or of
-    another run is made again. What an interruption left under temporary names is removed.
+    A shard that the manifest knows, of the size that it knows, is kept without reading it:
+    `verify_dataset` finds what has changed inside. One that it has not heard of, or of another
+    size, is read: it is taken up if it is the dataset's, and made again if it is broken or of
+    another run. What an interruption left under temporary names is removed.
 
     Raises:
         OSError: the manifest cannot be written.

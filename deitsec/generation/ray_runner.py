@@ -194,7 +194,7 @@ class _Crew:
         try:
             report = self._ray.get(call)
         except errors.RayTaskError as error:
-            raise error.cause from None
+            raise (error if error.cause is None else error.cause) from None
         except errors.RayActorError as error:
             if error.actor_init_failed:  # the class itself cannot be loaded there
                 reason = str(error).strip().splitlines()[-1]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deitsec.data import DataError, ImageSet
+from deitsec.generation.fetching import check_at_hand, plain_reason
 from deitsec.generation.plan import Job
 from deitsec.generation.workload import Workload
 from deitsec.shards import UnreadableRow
@@ -51,7 +52,7 @@ def read_block(work: Workload, job: Job, stopped: Callable[[], bool] = lambda: F
         stopped: asked now and then; where it holds, nobody wants the rows any more.
 
     Raises:
-        DataError: a row cannot be read, and the run is strict.
+        DataError: the data is not at hand, or a row cannot be decoded and the run is strict.
         InterruptedError: `stopped` holds.
     """
     rows, ids = work.plan.rows_of(job)
@@ -66,11 +67,14 @@ def read_rows(
 ) -> tuple[Tensor, Tensor, tuple[UnreadableRow, ...]]:
     """Read rows, (n,) int64, a few at a time.
 
+    Only rows whose content is at fault are left out: a disk or memory that is missing for a moment
+    must not lose them for good.
+
     Returns:
         (k, C, H, W) uint8 images, (n,) bool which rows they are, and the others with the reason.
 
     Raises:
-        DataError: a row cannot be read, and `strict` is set.
+        DataError: the data is not at hand, or a row cannot be decoded and `strict` is set.
         InterruptedError: `stopped` holds.
     """
     found = torch.empty((len(rows), *images.shape), dtype=torch.uint8)
@@ -82,10 +86,12 @@ def read_rows(
         some = slice(start, start + _TOGETHER)
         try:
             found[some] = images.images(rows[some])
-        except DataError:
+            continue
+        except DataError as error:
+            check_at_hand(error)
             if strict:
                 raise
-            _read_singly(images, rows[some], found[some], kept[some], reasons)
+        _read_singly(images, rows[some], found[some], kept[some], reasons)
     unreadable = tuple(UnreadableRow(row=row, reason=why) for row, why in reasons.items())
     return (found[kept] if unreadable else found), kept, unreadable
 
@@ -98,5 +104,6 @@ def _read_singly(
         try:
             found[place] = images.images(torch.tensor([row]))[0]
         except DataError as error:
+            check_at_hand(error)
             kept[place] = False
-            reasons[row] = " ".join(str(error).split())
+            reasons[row] = plain_reason(error, images)

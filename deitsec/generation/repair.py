@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -134,13 +135,11 @@ class _Mend:
         remade: dict[int, ShardEntry] = {}
         if before.wrong_shards:
             work = self._workload(before.wrong_shards)
-            for entry in runner(
-                work,
-                map(work.plan.job, before.wrong_shards),
-                self.evidence.folder,
-                self._tick(work),
-            ):
-                remade[entry.shard] = entry
+            jobs = map(work.plan.job, before.wrong_shards)
+            # closed before the lock goes, whatever ends it: its threads write into the folder
+            with closing(runner(work, jobs, self.evidence.folder, self._tick(work))) as entries:
+                for entry in entries:
+                    remade[entry.shard] = entry
         self._clear_away()
         self._write_manifest(before, remade)
         self._compare(remade)
@@ -267,7 +266,8 @@ class _Mend:
         evidence, old = self.evidence, self.evidence.manifest
         configuration = evidence.configuration
         if not configuration.source.uri and self.source is not None:
-            where = dataclasses.replace(configuration.source, uri=self.source.uri)
+            uri, name = self.source.uri, self.source.name
+            where = dataclasses.replace(configuration.source, uri=uri, name=name)
             configuration = dataclasses.replace(configuration, source=where)
         entries: list[ShardEntry] = []
         for number in range(evidence.total):

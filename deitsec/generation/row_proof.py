@@ -81,6 +81,22 @@ def part_of(loaded: Loaded, start: int, stop: int, source: ImageSet | None) -> P
     )
 
 
+def unreadable_after_all(loaded: Loaded, source: ImageSet) -> Iterator[Finding]:
+    """Rows that a shard leaves out as unreadable, and that the source gives."""
+    listed = torch.tensor(sorted(loaded.unreadable), dtype=torch.int64)
+    listed = listed[(listed >= 0) & (listed < len(source))]
+    _, kept, _ = read_rows(source, listed, strict=False)
+    for row in listed[kept].tolist():
+        text = f"source row {row} is listed as unreadable, and can be read"
+        yield Finding(
+            kind="unreadable",
+            fault="shard",
+            shard=loaded.number,
+            source_row=row,
+            message=text,
+        )
+
+
 def check_rows(part: Part, source: ImageSet | None, record: VariantRecord) -> Iterator[Finding]:
     """Labels and clean images as in the source, within the ball, distances as stated."""
     if source is not None:

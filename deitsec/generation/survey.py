@@ -10,9 +10,8 @@ from deitsec.data import ImageSet
 from deitsec.generation.evidence import Evidence
 from deitsec.generation.finding import Ledger
 from deitsec.generation.prediction_proof import Judge, check_predictions
-from deitsec.generation.row_proof import Part, check_rows, part_of
+from deitsec.generation.row_proof import Part, check_rows, part_of, unreadable_after_all
 from deitsec.generation.shard_proof import Loaded, identities
-from deitsec.generation.witnesses import attack_of
 
 _CHUNK_ROWS, _CHUNK_VALUES = 256, 1 << 23  # looked at together, or one batch of the model
 _SHOWN = 20
@@ -52,15 +51,14 @@ class Survey:
             return
         variants = self.evidence.configuration.variants
         variant = loaded.number % len(variants)
-        attack = attack_of(variants[variant].attack)
-        aimed = attack.target if attack is not None else None
         if self.evidence.plan is not None:
-            own = aimed if isinstance(aimed, int) else None
+            own = variants[variant].target
             labels = None if self.source is None else self.source.labels
             found = identities(loaded, self.evidence.plan, labels=labels, own_class=own)
             self.ledger.take(found)
             self.checked["identities"] += len(loaded.rows)
             self.checked["left out unseen"] += own is not None and labels is None
+        self._look_for_unreadable(loaded)
         for start in range(0, len(loaded.rows), self._chunk()):
             stop = min(start + self._chunk(), len(loaded.rows))
             part = part_of(loaded, start, stop, self.source)
@@ -69,6 +67,14 @@ class Survey:
             if variant in self.judges:
                 self._judge(part, self.judges[variant])
             yield
+
+    def _look_for_unreadable(self, loaded: Loaded) -> None:
+        """Rows that the shard leaves out as unreadable must be so."""
+        if self.source is None:
+            self.checked["unreadable unseen"] += len(loaded.unreadable)
+        else:
+            self.ledger.take(unreadable_after_all(loaded, self.source))
+            self.checked["unreadable"] += len(loaded.unreadable)
 
     def _chunk(self) -> int:
         options, shape = (
@@ -113,6 +119,8 @@ class Survey:
             stored = evidence.configuration.clean_images
             if stored:
                 yield f"the stored clean images, which distances are measured from: {no_source}"
+            if unread := self.checked["unreadable unseen"]:
+                yield f"whether {unread:,} rows listed as unreadable are so: {no_source}"
         elif self.checked["left out unseen"]:
             yield "whether the rows left out are of the class that the attack aims at"
         if hidden := self.checked["clean image not known"]:
@@ -120,5 +128,5 @@ class Survey:
             yield f"distances and clean predictions of {hidden:,} of {rows:,} rows: {why}"
         if unjudged := rows - self.checked["predictions"]:
             yield f"predictions, confidences and successes of {unjudged:,} of {rows:,} rows: " + (
-                "no model was given for them"
+                "no model was given that can judge them"
             )

@@ -7,8 +7,9 @@ from torch import nn
 from deitsec.attacks import Attack, parse_spec
 from deitsec.data import DataError, DataSource, ImageSet, load_data
 from deitsec.generation.prediction_proof import Judge
+from deitsec.generation.provenance import attack_file_sha256
 from deitsec.models import model_sha256
-from deitsec.shards import Configuration
+from deitsec.shards import Configuration, VariantRecord
 
 
 def open_source(
@@ -29,11 +30,11 @@ def open_source(
         if not meant.uri:
             return None, "the manifest that names the data is lost: give --data"
         try:
-            found = _opened(meant.uri, configuration)
+            found = opened(meant.uri, configuration)
         except (DataError, ImportError, OSError) as error:
             return None, f"the data cannot be opened: {error}"
     else:
-        found = _opened(data, configuration) if isinstance(data, str) else data
+        found = opened(data, configuration) if isinstance(data, str) else data
     other = _difference(found, configuration)
     if other is None:
         return found, None
@@ -49,7 +50,7 @@ def split_of(data: DataSource, configuration: Configuration) -> ImageSet:
     return images
 
 
-def _opened(uri: str, configuration: Configuration) -> DataSource:
+def opened(uri: str, configuration: Configuration) -> DataSource:
     """Open data; brought to the size of the dataset's images where it is of another."""
     _, height, width = configuration.source.shape
     found = load_data(uri)
@@ -100,9 +101,9 @@ def judges_of(
     for place, variant in enumerate(configuration.variants):
         if variant.model_sha256 not in given:
             continue
-        attack = attack_of(variant.attack)
+        attack, why = _attack_of(variant)
         if attack is None:
-            notes.append(f"predictions of {variant.attack}: no attack of this name is registered")
+            notes.append(f"predictions of {variant.attack}: {why}")
             continue
         judge = Judge(
             model=given[variant.model_sha256],
@@ -120,9 +121,14 @@ def judges_of(
     return judges, notes
 
 
-def attack_of(spec: str) -> Attack | None:
-    """The attack of a spec; None where no such attack is registered."""
+def _attack_of(record: VariantRecord) -> tuple[Attack | None, str]:
+    """The attack of a variant; None, and why, where it cannot be made as it was."""
     try:
-        return parse_spec(spec)
-    except ValueError:
-        return None
+        attack = parse_spec(record.attack)
+        if attack_file_sha256(attack) == record.file_sha256:
+            return attack, ""
+    except (ValueError, OSError) as error:
+        if record.file_sha256 is not None and "there is no such file" in str(error):
+            return None, "its file is missing"
+        return None, f"it cannot be made ({' '.join(str(error).split())})"
+    return None, "its file is another one by now"

@@ -17,6 +17,7 @@ from deitsec.engine.access import check_access
 from deitsec.engine.rows import check_aim
 from deitsec.environment import package_version
 from deitsec.generation.plan import Job, Plan
+from deitsec.generation.provenance import attack_file_sha256, preparation_of
 from deitsec.models import model_sha256
 from deitsec.shards import (
     Configuration,
@@ -81,7 +82,7 @@ def shard_about(
         shape=source.shape,
         attack=record.attack,
         model={"name": record.model, "sha256": record.model_sha256},
-        source={"name": source.name, "split": source.split, "sha256": source.sha256},
+        source={"split": source.split, "sha256": source.sha256},
         seed=configuration.options["seed"],
         options=configuration.options,
         versions=configuration.versions,
@@ -103,7 +104,8 @@ def make_variants(
         shape: (C, H, W) of the images.
 
     Raises:
-        ValueError: an attack that no model can be attacked with so, or engines of several options.
+        ValueError: an attack that no model can be attacked with so, engines of several options, or
+            an attack or a model that is given twice.
     """
     fixed = [dataclasses.replace(one, deterministic=True, quantize=True) for one in engines]
     size = min(engine.rows_together(shape) for engine in fixed)
@@ -118,7 +120,19 @@ def make_variants(
                 raise ValueError(
                     f"all engines must have one {name}, got {wanted[name]!r} and {value!r}"
                 )
+    _check_distinct(variants)
     return variants
+
+
+def _check_distinct(variants: Sequence[Variant]) -> None:
+    """Refuse copies, and models that the manifest could not tell apart."""
+    records = [variant.record for variant in variants]
+    for place, record in enumerate(records):
+        if record in records[:place]:
+            raise ValueError(
+                f"{record.attack} on {record.model} ({record.model_sha256[:8]}) is there twice: "
+                "give each attack and each model once"
+            )
 
 
 def _variant(engine: Engine, attack: Attack) -> Variant:
@@ -130,6 +144,9 @@ def _variant(engine: Engine, attack: Attack) -> Variant:
         eps=attack.radius,
         model=_model_name(engine.model),
         model_sha256=model_sha256(engine.model),
+        target=attack.target if isinstance(attack.target, int) else None,
+        file_sha256=attack_file_sha256(attack),
+        preparation=preparation_of(engine.model),
     )
     # an engine for each attack: what it captured of the model is kept from shard to shard
     return Variant(engine=dataclasses.replace(engine), attack=attack, record=record)

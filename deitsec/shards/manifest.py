@@ -15,6 +15,7 @@ from deitsec.whole_files import replace_files
 
 FORMAT = "deitsec-shards"
 VERSION = 1
+_PLACE = ("uri", "name")  # of the source: where it lies, which decides no byte
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +24,7 @@ class SourceRecord:
 
     Attributes:
         uri: what it was opened by.
-        name: a short name.
+        name: a short name; of a folder, what it is called.
         split: `train` or `test`.
         sha256: of the stored data.
         rows: of the split.
@@ -70,6 +71,11 @@ class VariantRecord:
         eps: its radius in that norm, or None where it has none.
         model: name of the model.
         model_sha256: of its weights.
+        target: the class that every row is aimed at, or None where there is no such class.
+        file_sha256: of the file that the attack was made from beforehand, or None where it needs
+            none.
+        preparation: what a `Classifier` does beside its weights: mean, std, head and input size;
+            empty for other models.
     """
 
     attack: str
@@ -77,6 +83,9 @@ class VariantRecord:
     eps: float | None
     model: str
     model_sha256: str
+    target: int | None = None
+    file_sha256: str | None = None
+    preparation: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,21 +111,22 @@ class Configuration:
     def plain(self) -> dict[str, Any]:
         """As JSON reads it back, without where the data lies: so the shards carry it."""
         found = _plain(self)
-        del found["source"]["uri"]
+        for name in _PLACE:
+            del found["source"][name]
         return found
 
     @classmethod
-    def from_plain(cls, found: Mapping[str, Any], uri: str = "") -> Self:
-        """Read what `plain` gives; `uri` says where the data lies.
+    def from_plain(cls, found: Mapping[str, Any], uri: str = "", name: str = "") -> Self:
+        """Read what `plain` gives; `uri` and `name` say where the data lies.
 
         Raises:
             KeyError, TypeError, ValueError: it is none.
         """
-        source: dict[str, Any] = {"uri": uri, **found["source"]}
+        source: dict[str, Any] = {"uri": uri, "name": name, **found["source"]}
         channels, height, width = source.pop("shape")
-        names = tuple(source.pop("class_names"))
+        classes = tuple(source.pop("class_names"))
         return cls(
-            source=SourceRecord(shape=(channels, height, width), class_names=names, **source),
+            source=SourceRecord(shape=(channels, height, width), class_names=classes, **source),
             plan=PlanRecord(**found["plan"]),
             variants=tuple(VariantRecord(**variant) for variant in found["variants"]),
             options=dict(found["options"]),
@@ -127,10 +137,11 @@ class Configuration:
     def differences(self, other: "Configuration") -> list[str]:
         """What differs in `other`, a phrase each; where the data lies does not count."""
         ours, theirs = _flat(_plain(self)), _flat(_plain(other))
+        place = {f"source.{name}" for name in _PLACE}
         return [
             f"{name} was {ours.get(name, 'absent')} and is {theirs.get(name, 'absent')}"
             for name in dict.fromkeys([*ours, *theirs])
-            if ours.get(name) != theirs.get(name) and name != "source.uri"
+            if ours.get(name) != theirs.get(name) and name not in place
         ]
 
 

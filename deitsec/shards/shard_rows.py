@@ -51,7 +51,7 @@ class ShardAbout:
         shape: (C, H, W) of the images.
         attack: the spec.
         model: name and sha256 of the weights attacked.
-        source: name, split and sha256 of the data attacked.
+        source: split and sha256 of the data attacked.
         seed: of every draw.
         options: of the engine.
         versions: of the software that made it.
