@@ -1,5 +1,6 @@
 """Rows of a dataset by their number: the right ones, whatever shards they lie in."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -74,14 +75,63 @@ def test_it_survives_pickling_with_shards_open(dataset) -> None:
     assert np.array_equal(again.read(np.arange(15), ["image"])["image"], joined(shards, "image"))
 
 
-def test_only_so_many_shards_stay_open(dataset, monkeypatch) -> None:
+def test_only_so_many_files_stay_open(dataset, monkeypatch) -> None:
     monkeypatch.setattr(shard_folder, "_OPEN_SHARDS", 2)
     opened = ShardFolder(dataset[0])
     opened.column("label")
-    assert len(opened._open) == 2
+    opened.read(np.arange(15), ["image"])
+    links = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert {Path(link).name for link in links if str(dataset[0]) in link} == {
+        "shard-00002.parquet",
+        "shard-00003.parquet",
+    }
 
 
-def test_images_are_mapped_not_decoded(dataset) -> None:
+def test_processes_that_share_an_open_file_by_forking_do_not_disturb_each_other(dataset) -> None:
+    shard = OpenShard(dataset[0] / "shard-00002.parquet")
+    shard.take("image", np.array([0]))
+    before = shard._opened_file().tell()
+    shard.take("image", np.array([3, 1, 6]))
+    assert shard._opened_file().tell() == before
+
+
+def test_a_file_that_was_cut_since_it_was_opened(tmp_path) -> None:
+    write_dataset(tmp_path / "data")
+    path = tmp_path / "data" / "shard-00002.parquet"
+    shard = OpenShard(path)
+    shard.take("image", np.array([0]))
+    os.truncate(path, 100)
+    with pytest.raises(ShardError, match=r"shard-00002.parquet has lost its end"):
+        shard.take("image", np.array([5]))
+    shard.close()
+    path.unlink()
+    with pytest.raises(ShardError, match=r"shard-00002.parquet cannot be read \(No such file"):
+        shard.take("image", np.array([5]))
+
+
+@pytest.mark.parametrize("only_success", [False, True])
+def test_a_shard_is_parsed_once_however_few_stay_open(dataset, monkeypatch, only_success) -> None:
+    """Else an epoch in random order costs a footer and a column for nearly each of its rows."""
+    folder, shards = dataset
+    monkeypatch.setattr(shard_folder, "_OPEN_SHARDS", 1)
+    opened = ShardFolder(folder, only_success=only_success)
+    every = np.arange(len(opened))
+    rows = np.flatnonzero(joined(shards, "success")) if only_success else every
+    parse, decode, parsed, decoded = OpenShard.__init__, OpenShard.column, [], []
+    monkeypatch.setattr(OpenShard, "__init__", lambda *a: parsed.append(a) or parse(*a))
+    monkeypatch.setattr(OpenShard, "column", lambda *a: decoded.append(a[1]) or decode(*a))
+    opened.read(every, ["image", "label"])
+    before = len(parsed), len(decoded)
+    assert before == (3, 6 if only_success else 3)
+    monkeypatch.setattr(pq, "ParquetFile", None)  # nothing is parsed from here on
+    for row in reversed(every):
+        found = opened.read(np.array([row]), ["image", "label"])
+        assert np.array_equal(found["image"], joined(shards, "image")[rows[[row]]])
+        assert np.array_equal(found["label"], joined(shards, "label")[rows[[row]]])
+    assert (len(parsed), len(decoded)) == before
+
+
+def test_images_are_read_where_they_lie_not_decoded(dataset) -> None:
     shard = OpenShard(dataset[0] / "shard-00002.parquet")
     shard.take("image", np.arange(7))
     shard.take("clean_image", np.arange(7))
@@ -126,8 +176,8 @@ def test_a_shard_that_another_program_laid_out_is_decoded(tmp_path, options) -> 
     path = tmp_path / "data" / "shard-00000.parquet"
     pq.write_table(pq.read_table(path), tmp_path / "other", **options)
     shard = OpenShard(tmp_path / "other")
-    bytes_ = np.fromfile(tmp_path / "other", np.uint8)
-    assert plain_pages(bytes_, pq.read_metadata(tmp_path / "other"), "image") is None
+    with (tmp_path / "other").open("rb") as file:
+        assert plain_pages(file, pq.read_metadata(tmp_path / "other"), "image") is None
     assert np.array_equal(shard.take("image", np.arange(50)), shards[0].image)
     assert shard.held_bytes > 0
 

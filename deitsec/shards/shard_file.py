@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deitsec.shards.layout import shard_name
-from deitsec.shards.shard_error import ShardError
+from deitsec.shards.shard_error import ShardError, reason
 from deitsec.shards.shard_rows import ShardAbout, ShardRows
 from deitsec.whole_files import replace_files
 
@@ -68,7 +68,7 @@ def read_about(path: Path) -> tuple[ShardAbout, int]:
     try:
         metadata = pq.read_metadata(path)
     except (OSError, pa.ArrowException) as error:
-        raise ShardError(f"{path} cannot be read as Parquet ({_first_line(error)})") from None
+        raise ShardError(f"{path} cannot be read as Parquet ({reason(error)})") from None
     return ShardAbout.from_metadata(metadata.metadata, str(path)), metadata.num_rows
 
 
@@ -110,10 +110,6 @@ def decode(data: bytes, where: str) -> tuple[ShardRows, ShardAbout]:
     try:
         table: Any = pq.read_table(pa.BufferReader(data), use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        raise ShardError(f"{where} cannot be read as Parquet ({_first_line(error)})") from None
+        raise ShardError(f"{where} cannot be read as Parquet ({reason(error)})") from None
     about = ShardAbout.from_metadata(table.schema.metadata, where)
     return ShardRows.from_table(table, about, where), about
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
