@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reading_for_tests import some_rows, write_dataset
+from reading_for_tests import SHAPE, some_rows, write_dataset
 
 pq = pytest.importorskip("pyarrow.parquet")
 
@@ -148,13 +148,36 @@ def test_a_shard_of_several_row_groups(tmp_path, monkeypatch) -> None:
     assert np.array_equal(found, shards[0].image[rows])
 
 
+def test_large_images_are_encoded_and_read_back_in_small_groups(tmp_path) -> None:
+    shape = (3, 512, 512)  # at one group, writing the shard would take several of it
+    write_dataset(tmp_path / "data", (50,), shape=shape)
+    found = pq.read_metadata(tmp_path / "data" / "shard-00000.parquet")
+    groups = [found.row_group(group).num_rows for group in range(found.num_row_groups)]
+    assert sum(groups) == 50
+    assert all(rows * 3 * 512 * 512 <= 1 << 24 for rows in groups)
+
+
+def test_a_shard_that_does_not_read_back_gets_no_name(tmp_path, monkeypatch) -> None:
+    encode = shard_file.encode
+    rows = some_rows(5)
+    about = shard_file.ShardAbout(
+        shard=0, shape=SHAPE, attack="", model={}, source={}, seed=0, options={}, versions={}
+    )
+    for other in (some_rows(5, seed=1), rows.part(0, 4), rows.part(0, 0)):
+        monkeypatch.setattr(shard_file, "encode", lambda _, *rest, o=other: encode(o, *rest))
+        with pytest.raises(ShardError, match=r"shard-00000.parquet: the encoded rows differ"):
+            shard_file.write_shard(tmp_path, rows, about)
+        assert not list(tmp_path.iterdir())
+
+
 def test_pages_are_whole_at_more_rows_than_pyarrow_puts_into_one(tmp_path) -> None:
     # from 22 on it starts a page after 20,000 rows
     rows = some_rows(40_000, (1, 1, 1))
     about = shard_file.ShardAbout(
         shard=0, shape=(1, 1, 1), attack="", model={}, source={}, seed=0, options={}, versions={}
     )
-    (tmp_path / "x").write_bytes(shard_file.encode(rows, about))
+    with (tmp_path / "x").open("xb") as file:
+        shard_file.encode(rows, about, file)
     shard = OpenShard(tmp_path / "x")
     assert np.array_equal(shard.take("image", np.arange(39_000, 40_000)), rows.image[39_000:])
     assert shard.held_bytes == 0
