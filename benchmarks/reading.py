@@ -122,20 +122,27 @@ def sides(folder: Path, work: Path, dtype: torch.dtype) -> dict[str, Callable[[]
         work: folder for the exports, made where they are missing.
         dtype: of the images; float32 in [0, 1], or uint8.
     """
-    rows = ShardDataset(folder, dtype=dtype)
-    stream = ShardStream(folder, dtype=dtype)
     loaders: dict[str, Any] = {
-        OURS[0]: DataLoader(rows, batch_size=BATCH),
-        OURS[1]: DataLoader(rows, batch_size=BATCH, shuffle=True),
-        OURS[2]: DataLoader(stream, batch_size=BATCH),
         WEBDATASET: _webdataset(folder, work / "webdataset", dtype),
         IMAGE_FOLDER: _image_folder(folder, work / "image-folder", dtype),
     }
-    return {name: _epoch(loader) for name, loader in loaders.items()}
+    others = {name: _epoch(loader) for name, loader in loaders.items()}
+    return own_sides(folder, dtype) | others
 
 
 def _epoch(loader: Any) -> Callable[[], int]:
     return lambda: sum(len(labels) for _, labels in loader)
+
+
+def own_sides(folder: Path, dtype: torch.dtype) -> dict[str, Callable[[], int]]:
+    """Our own sides of `sides`, which need no export."""
+    rows, stream = ShardDataset(folder, dtype=dtype), ShardStream(folder, dtype=dtype)
+    loaders = (
+        DataLoader(rows, batch_size=BATCH),
+        DataLoader(rows, batch_size=BATCH, shuffle=True),
+        DataLoader(stream, batch_size=BATCH),
+    )
+    return {name: _epoch(loader) for name, loader in zip(OURS, loaders, strict=True)}
 
 
 def _webdataset(folder: Path, out: Path, dtype: torch.dtype) -> Any:

@@ -8,6 +8,7 @@ from benchmarks import (
     render_attacks,
     render_generation,
     render_precision,
+    render_reading,
     render_strong,
     render_training,
     verification,
@@ -155,6 +156,7 @@ def page(results: Path, images: Path) -> str:
     parts.append(render_strong.strong(load(results, "strong")))
     parts.append(render_training.training(load(results, "training")))
     parts.append(render_generation.generation(load(results, "generation")))
+    parts.append(render_reading.reading(load(results, "reading")))
     return "\n".join(parts)
 
 

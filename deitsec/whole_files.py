@@ -38,6 +38,32 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
 
 
 @contextmanager
+def whole_file(path: Path) -> Generator[Path]:
+    """Write a file beside its place, and give it its name, synced, when the block ends well.
+
+    Args:
+        path: its final place; the folder is made.
+
+    Yields:
+        The path to write to. What is there is removed when the block raises.
+
+    Raises:
+        OSError: with the final path, if the file cannot be written, and why.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with _naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            with part.open("r+b") as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+@contextmanager
 def _naming(path: Path) -> Generator[None]:
     """Name the file that was meant in the error, not the temporary one."""
     try:

@@ -146,6 +146,19 @@ def test_a_failed_gate_shows_no_speed():
     assert "No speed: the gate failed** (ART leaves the ball" in render_attacks.pgd(row)
 
 
+def test_reading_rows_are_rendered_with_what_missed_its_target():
+    from benchmarks import render_reading
+
+    row = {"case": "28 x 28", "dtype": "uint8", "rows": 640, "shard_rows": 2}
+    row |= {"images_per_second": {"a": 60_000.0, "b": 40_000.0}}
+    what = {"limit": 50_000, "measured": 40_000.0, "what": "b", "met": False}
+    facts = {"device": "here", "torch": "2", "python": "3", "commit": "x", "date": "today"}
+    text = render_reading.reading([{**facts, "rows": [{**row, "targets": [what]}]}])
+    assert "| 28 x 28 uint8 | 640 in shards of 2 | 60,000 | 40,000 |" in text
+    assert "| >= 50,000 | 40,000 | **no** |" in text
+    assert render_reading.reading([]) == ""
+
+
 def test_bench_has_help_and_says_what_it_lacks(tmp_path, monkeypatch, capsys):
     assert main(["bench", "--help"]) == 0
     assert "--quick" in capsys.readouterr().out

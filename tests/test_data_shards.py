@@ -11,7 +11,7 @@ from reading_for_tests import NAMES, some_rows, write_dataset
 pytest.importorskip("pyarrow")
 
 from deitsec.data import DataError, load_data, shard_set
-from deitsec.shards import ShardFolder, read_manifest, write_manifest, write_shard
+from deitsec.shards import ShardFolder, read_manifest, read_shard, write_manifest, write_shard
 
 
 def test_the_adversarial_images_and_their_labels_are_the_test_split(tmp_path) -> None:
@@ -115,7 +115,7 @@ def test_a_shard_broken_later_is_a_row_that_cannot_be_read(tmp_path) -> None:
 def test_a_label_without_a_name(tmp_path) -> None:
     write_dataset(tmp_path / "data", (4,))
     folder = tmp_path / "data"
-    about = ShardFolder(folder)._shard(0).about
+    _, about = read_shard(folder / "shard-00000.parquet")
     rows = dataclasses.replace(some_rows(4), label=np.array([0, 1, 3, 2], np.int32))
     sha256, size = write_shard(folder, rows, about)
     manifest = read_manifest(folder)

@@ -252,6 +252,29 @@ def test_an_interrupted_export_leaves_nothing(tmp_path) -> None:
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_a_link_to_an_empty_folder_is_followed(tmp_path) -> None:
+    write_dataset(tmp_path / "data")
+    (tmp_path / "disk" / "empty").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "empty")
+    export_dataset(tmp_path / "data", tmp_path / "out", form="image-folder")
+    assert (tmp_path / "out").is_symlink()
+    assert len(list((tmp_path / "disk" / "empty").rglob("*.png"))) == 15
+    assert os.listdir(tmp_path / "disk") == ["empty"]
+
+
+def test_what_a_killed_export_left_is_removed_but_not_what_is_being_filled(tmp_path) -> None:
+    left = [tmp_path / name for name in (".out.0123abcd.part", ".other.0123abcd.part", ".out.x")]
+    for folder in left:
+        (folder / "class").mkdir(parents=True)
+    with whole_folder(tmp_path / "out") as first:
+        assert [folder.exists() for folder in left] == [False, True, True]
+        (first / "x").touch()
+        with pytest.raises(KeyError), whole_folder(tmp_path / "out"):
+            raise KeyError
+        assert (first / "x").exists()
+    assert (tmp_path / "out" / "x").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

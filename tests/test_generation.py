@@ -15,6 +15,7 @@ from deitsec.attacks import PGDL2
 from deitsec.data import DataError
 from deitsec.generation import Settings, generate
 from deitsec.generation.plan import MOST_IDS, Plan
+from deitsec.generation.run import usual_shard_rows
 from deitsec.shards import read_manifest
 from tests.generation_for_tests import BATCH, CLASSES, digests, engine, rows_of, source
 from tests.models_for_tests import conv
@@ -142,6 +143,19 @@ def test_the_manifest_counts_what_is_in_the_shards(tmp_path):
     found = digests(tmp_path)
     assert {entry.name: entry.sha256 for entry in manifest.shards} == found
     assert all((tmp_path / e.name).stat().st_size == e.bytes for e in manifest.shards)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [((1, 28, 28), 4096), ((3, 32, 32), 4096), ((3, 224, 224), 425), ((3, 1024, 1024), 64)],
+)
+def test_shards_hold_so_many_bytes_where_no_rows_are_asked_for(shape, rows) -> None:
+    assert usual_shard_rows(shape) == rows
+
+
+def test_the_usual_rows_of_a_shard_are_in_the_plan(tmp_path) -> None:
+    manifest = generate(engine(), PGD_3, source(), out=tmp_path)
+    assert manifest.configuration.plan.shard_rows == 4096
 
 
 @pytest.mark.parametrize("shard_rows", [3, 8, 100])

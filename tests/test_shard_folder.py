@@ -1,5 +1,6 @@
 """Rows of a dataset by their number: the right ones, whatever shards they lie in."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reading_for_tests import some_rows, write_dataset
+from reading_for_tests import SHAPE, some_rows, write_dataset
 
 pq = pytest.importorskip("pyarrow.parquet")
 
@@ -74,14 +75,63 @@ def test_it_survives_pickling_with_shards_open(dataset) -> None:
     assert np.array_equal(again.read(np.arange(15), ["image"])["image"], joined(shards, "image"))
 
 
-def test_only_so_many_shards_stay_open(dataset, monkeypatch) -> None:
+def test_only_so_many_files_stay_open(dataset, monkeypatch) -> None:
     monkeypatch.setattr(shard_folder, "_OPEN_SHARDS", 2)
     opened = ShardFolder(dataset[0])
     opened.column("label")
-    assert len(opened._open) == 2
+    opened.read(np.arange(15), ["image"])
+    links = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert {Path(link).name for link in links if str(dataset[0]) in link} == {
+        "shard-00002.parquet",
+        "shard-00003.parquet",
+    }
 
 
-def test_images_are_mapped_not_decoded(dataset) -> None:
+def test_processes_that_share_an_open_file_by_forking_do_not_disturb_each_other(dataset) -> None:
+    shard = OpenShard(dataset[0] / "shard-00002.parquet")
+    shard.take("image", np.array([0]))
+    before = shard._opened_file().tell()
+    shard.take("image", np.array([3, 1, 6]))
+    assert shard._opened_file().tell() == before
+
+
+def test_a_file_that_was_cut_since_it_was_opened(tmp_path) -> None:
+    write_dataset(tmp_path / "data")
+    path = tmp_path / "data" / "shard-00002.parquet"
+    shard = OpenShard(path)
+    shard.take("image", np.array([0]))
+    os.truncate(path, 100)
+    with pytest.raises(ShardError, match=r"shard-00002.parquet has lost its end"):
+        shard.take("image", np.array([5]))
+    shard.close()
+    path.unlink()
+    with pytest.raises(ShardError, match=r"shard-00002.parquet cannot be read \(No such file"):
+        shard.take("image", np.array([5]))
+
+
+@pytest.mark.parametrize("only_success", [False, True])
+def test_a_shard_is_parsed_once_however_few_stay_open(dataset, monkeypatch, only_success) -> None:
+    """Else an epoch in random order costs a footer and a column for nearly each of its rows."""
+    folder, shards = dataset
+    monkeypatch.setattr(shard_folder, "_OPEN_SHARDS", 1)
+    opened = ShardFolder(folder, only_success=only_success)
+    every = np.arange(len(opened))
+    rows = np.flatnonzero(joined(shards, "success")) if only_success else every
+    parse, decode, parsed, decoded = OpenShard.__init__, OpenShard.column, [], []
+    monkeypatch.setattr(OpenShard, "__init__", lambda *a: parsed.append(a) or parse(*a))
+    monkeypatch.setattr(OpenShard, "column", lambda *a: decoded.append(a[1]) or decode(*a))
+    opened.read(every, ["image", "label"])
+    before = len(parsed), len(decoded)
+    assert before == (3, 6 if only_success else 3)
+    monkeypatch.setattr(pq, "ParquetFile", None)  # nothing is parsed from here on
+    for row in reversed(every):
+        found = opened.read(np.array([row]), ["image", "label"])
+        assert np.array_equal(found["image"], joined(shards, "image")[rows[[row]]])
+        assert np.array_equal(found["label"], joined(shards, "label")[rows[[row]]])
+    assert (len(parsed), len(decoded)) == before
+
+
+def test_images_are_read_where_they_lie_not_decoded(dataset) -> None:
     shard = OpenShard(dataset[0] / "shard-00002.parquet")
     shard.take("image", np.arange(7))
     shard.take("clean_image", np.arange(7))
@@ -98,13 +148,36 @@ def test_a_shard_of_several_row_groups(tmp_path, monkeypatch) -> None:
     assert np.array_equal(found, shards[0].image[rows])
 
 
+def test_large_images_are_encoded_and_read_back_in_small_groups(tmp_path) -> None:
+    shape = (3, 512, 512)  # at one group, writing the shard would take several of it
+    write_dataset(tmp_path / "data", (50,), shape=shape)
+    found = pq.read_metadata(tmp_path / "data" / "shard-00000.parquet")
+    groups = [found.row_group(group).num_rows for group in range(found.num_row_groups)]
+    assert sum(groups) == 50
+    assert all(rows * 3 * 512 * 512 <= 1 << 24 for rows in groups)
+
+
+def test_a_shard_that_does_not_read_back_gets_no_name(tmp_path, monkeypatch) -> None:
+    encode = shard_file.encode
+    rows = some_rows(5)
+    about = shard_file.ShardAbout(
+        shard=0, shape=SHAPE, attack="", model={}, source={}, seed=0, options={}, versions={}
+    )
+    for other in (some_rows(5, seed=1), rows.part(0, 4), rows.part(0, 0)):
+        monkeypatch.setattr(shard_file, "encode", lambda _, *rest, o=other: encode(o, *rest))
+        with pytest.raises(ShardError, match=r"shard-00000.parquet: the encoded rows differ"):
+            shard_file.write_shard(tmp_path, rows, about)
+        assert not list(tmp_path.iterdir())
+
+
 def test_pages_are_whole_at_more_rows_than_pyarrow_puts_into_one(tmp_path) -> None:
     # from 22 on it starts a page after 20,000 rows
     rows = some_rows(40_000, (1, 1, 1))
     about = shard_file.ShardAbout(
         shard=0, shape=(1, 1, 1), attack="", model={}, source={}, seed=0, options={}, versions={}
     )
-    (tmp_path / "x").write_bytes(shard_file.encode(rows, about))
+    with (tmp_path / "x").open("xb") as file:
+        shard_file.encode(rows, about, file)
     shard = OpenShard(tmp_path / "x")
     assert np.array_equal(shard.take("image", np.arange(39_000, 40_000)), rows.image[39_000:])
     assert shard.held_bytes == 0
@@ -126,8 +199,8 @@ def test_a_shard_that_another_program_laid_out_is_decoded(tmp_path, options) -> 
     path = tmp_path / "data" / "shard-00000.parquet"
     pq.write_table(pq.read_table(path), tmp_path / "other", **options)
     shard = OpenShard(tmp_path / "other")
-    bytes_ = np.fromfile(tmp_path / "other", np.uint8)
-    assert plain_pages(bytes_, pq.read_metadata(tmp_path / "other"), "image") is None
+    with (tmp_path / "other").open("rb") as file:
+        assert plain_pages(file, pq.read_metadata(tmp_path / "other"), "image") is None
     assert np.array_equal(shard.take("image", np.arange(50)), shards[0].image)
     assert shard.held_bytes > 0
 

@@ -171,6 +171,16 @@ def test_workers_that_live_on_hear_of_an_epoch(dataset) -> None:
     assert second == ids_of(DataLoader(alone, batch_size=4))
 
 
+def test_unshuffled_rows_come_in_pieces_however_many_there_are() -> None:
+    starts = np.array([0, 10**12])  # all at once would be 8 TB
+    order = EpochOrder(starts=starts, shuffle_rows=0, seed=0, epoch=0)
+    pieces = order.rows(5, 10**12)
+    first, second = next(pieces), next(pieces)
+    assert first[0] == 5
+    assert second[0] == first[-1] + 1 == 5 + len(first)
+    assert len(first) < 100_000
+
+
 def test_unshuffled_is_the_order_of_the_rows(dataset) -> None:
     part = ShardStream(dataset[0], columns=["sample_id"], shuffle_rows=0)
     assert ids_of(DataLoader(part, batch_size=4)) == all_ids(dataset[1])

@@ -71,7 +71,14 @@ def generate(
         Path | None, typer.Option(help="Folder of the dataset.", show_default=False)
     ] = None,
     rows: Rows = None,
-    shard_rows: Annotated[int, typer.Option(help="Rows of a shard.", min=1)] = 4096,
+    shard_rows: Annotated[
+        int | None,
+        typer.Option(
+            help="Rows of a shard. By default 4096, of large images as many as are 64 MB, but at "
+            "least 64.",
+            min=1,
+        ),
+    ] = None,
     per_class: Annotated[
         int | None, typer.Option(help="Take the first so many images of each class.", min=1)
     ] = None,

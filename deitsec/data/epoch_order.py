@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+_PIECE_ROWS = 1 << 14  # where nothing is shuffled
 
 
 def share(total: int, part: int, parts: int) -> tuple[int, int]:
@@ -37,8 +38,8 @@ class EpochOrder:
     def rows(self, start: int, stop: int) -> Iterator[Array]:
         """The rows at the places [start, stop), in pieces, (n,) int64."""
         if not self.shuffle_rows:
-            if start < stop:
-                yield np.arange(start, stop)
+            for first in range(start, stop, _PIECE_ROWS):
+                yield np.arange(first, min(first + _PIECE_ROWS, stop))
             return
         firsts = self._window_places
         window = int(np.searchsorted(firsts, start, side="right")) - 1

@@ -25,8 +25,9 @@ def produce(
 
     While a shard is attacked the rows of the next are read, and the one before is encoded, read
     back, written and synced, each by a thread of its own. At most five shards are in memory, of
-    large ones four. Close it where it is left early: what was attacked is written then, and the
-    threads end.
+    large ones four; writing one takes some 150 MB beside it at most, as it is encoded and read back
+    in pieces. Close it where it is left early: what was attacked is written then, and the threads
+    end.
 
     Args:
         work: what is attacked, and how.

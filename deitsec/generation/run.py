@@ -1,5 +1,6 @@
 """`deitsec.generate`: adversarial datasets in bulk."""
 
+import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -43,7 +44,18 @@ from deitsec.shards import (
     read_manifest,
 )
 
-SHARD_ROWS = 4096
+MOST_SHARD_ROWS, LEAST_SHARD_ROWS = 4096, 64
+_SHARD_BYTES = 64_000_000  # of images, about: several shards are in memory
+
+
+def usual_shard_rows(shape: tuple[int, int, int]) -> int:
+    """Rows of a shard where none are asked for: 4096, of large images as many as are 64 MB.
+
+    Args:
+        shape: (C, H, W) of the images.
+    """
+    fitting = _SHARD_BYTES // max(1, math.prod(shape))
+    return min(MOST_SHARD_ROWS, max(LEAST_SHARD_ROWS, fitting))
 
 
 class Runner(Protocol):
@@ -89,7 +101,7 @@ class Settings:
     Attributes:
         rows: of each attack and model; None for all that are picked. More than those take them
             several times, with other random draws.
-        shard_rows: rows of a shard, >= 1.
+        shard_rows: rows of a shard, >= 1; None for `usual_shard_rows`.
         per_class: the first so many of each class; None for all.
         only_correct: leave out the rows that a model gets wrong.
         split: `test` or `train`.
@@ -101,7 +113,7 @@ class Settings:
     """
 
     rows: int | None = None
-    shard_rows: int = SHARD_ROWS
+    shard_rows: int | None = None
     per_class: int | None = None
     only_correct: bool = False
     split: str = "test"
@@ -286,7 +298,7 @@ def _configuration(
         ),
         plan=PlanRecord(
             rows=settings.rows or picked,
-            shard_rows=settings.shard_rows,
+            shard_rows=settings.shard_rows or usual_shard_rows(images.shape),
             per_class=settings.per_class,
             only_correct=settings.only_correct,
             selection_sha256=None if selection is None else selection_sha256(selection),

@@ -2,10 +2,11 @@
 
 An uncompressed column without nulls in plain encoding is its values one behind the other, in pages
 with a header each. Our shards have one page for each row group, so that a row is found by
-arithmetic and read by mapping the file.
+arithmetic and read where it lies.
 """
 
-from typing import Any
+import os
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,20 +15,23 @@ _DATA_PAGE = 0
 _INT32_FIELD = 0x15  # Thrift's compact protocol: the next field, of type i32
 
 
-def plain_pages(file: NDArray[np.uint8], metadata: Any, name: str) -> list[NDArray[Any]] | None:
-    """The values of a fixed-size binary column, one (rows, width) uint8 view a row group.
+def plain_pages(file: BinaryIO, metadata: Any, name: str) -> NDArray[np.int64] | None:
+    """Where the values of a fixed-size binary column lie.
 
     Args:
-        file: its bytes.
+        file: open for reading.
         metadata: what pyarrow says of the file; the column is non-null.
         name: of the column.
 
     Returns:
-        The views, or None where the column is compressed, encoded, or cut into other pages.
+        (row groups, 2) number of the group's first row, and the place of its value in the file; or
+        None where the column is compressed, encoded, or cut into other pages.
     """
     place = metadata.schema.names.index(name)
     width = metadata.schema.column(place).length
-    views: list[NDArray[Any]] = []
+    size = file.seek(0, os.SEEK_END)
+    first = 0
+    pages: list[tuple[int, int]] = []
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
         chunk = metadata.row_group(group).column(place)
@@ -36,19 +40,21 @@ def plain_pages(file: NDArray[np.uint8], metadata: Any, name: str) -> list[NDArr
             return None
         start = chunk.data_page_offset
         end = start + chunk.total_compressed_size
-        if end > len(file) or _first_page_bytes(file[start : start + 16]) != rows * width:
+        file.seek(start)
+        if end > size or _first_page_bytes(file.read(16)) != rows * width:
             return None
-        views.append(file[end - rows * width : end].reshape(rows, width))
-    return views
+        pages.append((first, end - rows * width))
+        first += rows
+    return np.array(pages, np.int64).reshape(-1, 2)
 
 
-def _first_page_bytes(header: NDArray[np.uint8]) -> int | None:
+def _first_page_bytes(header: bytes) -> int | None:
     """How many bytes of values follow a page's header, or None where it is no plain data page.
 
     The header begins with the fields type, uncompressed size and compressed size, all i32.
     """
     values: list[int] = []
-    data = iter(header.tolist())
+    data = iter(header)
     for _ in range(3):
         if next(data, None) != _INT32_FIELD:
             return None

@@ -7,3 +7,8 @@ class ShardError(ValueError):
     def __init__(self, message: str) -> None:
         """Keep `message` on one line, whatever a path or a library put into it."""
         super().__init__(" ".join(message.split()))
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what a library says, or the kind of error; at most 200 characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,19 +1,19 @@
 """A shard as a file: written whole or not at all, and read back before it gets its name."""
 
 import hashlib
-import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from deitsec.shards.layout import shard_name
-from deitsec.shards.shard_error import ShardError
+from deitsec.shards.shard_error import ShardError, reason
 from deitsec.shards.shard_rows import ShardAbout, ShardRows
-from deitsec.whole_files import replace_files
+from deitsec.whole_files import whole_file
 
 # a page holds at most 2 GiB, and pyarrow starts another one after 20,000 rows
 _PAGE_BYTES = 2**31 - 1
 _GROUP_ROWS = 16384
+_GROUP_BYTES = 1 << 24  # of images: what writing and reading back take is a few times that
 
 
 def write_shard(folder: Path, rows: ShardRows, about: ShardAbout) -> tuple[str, int]:
@@ -34,13 +34,34 @@ def write_shard(folder: Path, rows: ShardRows, about: ShardAbout) -> tuple[str, 
         OSError: it cannot be written; nothing is left under its name.
         ShardError: what is read back differs from what was written.
     """
-    data = encode(rows, about)
     path = folder / shard_name(about.shard)
-    found, _ = decode(data, str(path))
-    if not found.equals(rows):
-        raise ShardError(f"{path}: the encoded rows differ from the rows; nothing was written")
-    replace_files({path: data})
-    return hashlib.sha256(data).hexdigest(), len(data)
+    with whole_file(path) as part:
+        with part.open("xb") as file:
+            encode(rows, about, file)
+        if not _holds(part, rows, about, str(path)):
+            raise ShardError(f"{path}: the encoded rows differ from the rows; nothing was written")
+        with part.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+
+
+def _holds(file: Path, rows: ShardRows, about: ShardAbout, where: str) -> bool:
+    """Whether a file holds some rows; no more than a row group of it is in memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as parquet:
+            start = 0
+            for group in range(parquet.num_row_groups):
+                table: Any = parquet.read_row_group(group, use_threads=False)
+                found = ShardRows.from_table(table, about, where)
+                if not found.equals(rows.part(start, start + len(found))):
+                    return False
+                start += len(found)
+            said = ShardAbout.from_metadata(parquet.metadata.metadata, where)
+            return start == len(rows) and said.metadata() == about.metadata()
+    except pa.ArrowException as error:
+        raise ShardError(f"{where} cannot be read as Parquet ({reason(error)})") from None
 
 
 def read_shard(path: Path) -> tuple[ShardRows, ShardAbout]:
@@ -68,18 +89,17 @@ def read_about(path: Path) -> tuple[ShardAbout, int]:
     try:
         metadata = pq.read_metadata(path)
     except (OSError, pa.ArrowException) as error:
-        raise ShardError(f"{path} cannot be read as Parquet ({_first_line(error)})") from None
+        raise ShardError(f"{path} cannot be read as Parquet ({reason(error)})") from None
     return ShardAbout.from_metadata(metadata.metadata, str(path)), metadata.num_rows
 
 
-def encode(rows: ShardRows, about: ShardAbout) -> bytes:
-    """The bytes of the Parquet file."""
+def encode(rows: ShardRows, about: ShardAbout, file: BinaryIO) -> None:
+    """Write the bytes of the Parquet file, a row group at a time."""
     import pyarrow.parquet as pq
 
-    buffer = io.BytesIO()
     pq.write_table(
         rows.to_table(about),
-        buffer,
+        file,
         # each column of a row group is one page, so that a row is read where it lies (plain_pages)
         row_group_size=_group_rows(about),
         data_page_size=_PAGE_BYTES,
@@ -90,12 +110,11 @@ def encode(rows: ShardRows, about: ShardAbout) -> bytes:
         write_statistics=False,
         store_schema=True,
     )
-    return buffer.getvalue()
 
 
 def _group_rows(about: ShardAbout) -> int:
     width = max(1, math.prod(about.shape))
-    return max(1, min(_GROUP_ROWS, _PAGE_BYTES // 2 // width))
+    return max(1, min(_GROUP_ROWS, _GROUP_BYTES // width))
 
 
 def decode(data: bytes, where: str) -> tuple[ShardRows, ShardAbout]:
@@ -110,10 +129,6 @@ def decode(data: bytes, where: str) -> tuple[ShardRows, ShardAbout]:
     try:
         table: Any = pq.read_table(pa.BufferReader(data), use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        raise ShardError(f"{where} cannot be read as Parquet ({_first_line(error)})") from None
+        raise ShardError(f"{where} cannot be read as Parquet ({reason(error)})") from None
     about = ShardAbout.from_metadata(table.schema.metadata, where)
     return ShardRows.from_table(table, about, where), about
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

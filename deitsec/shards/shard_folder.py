@@ -3,6 +3,7 @@
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -18,7 +19,7 @@ from deitsec.shards.shard_error import ShardError
 from deitsec.shards.shard_rows import IMAGE_COLUMNS, column_dtype
 
 Array = NDArray[Any]
-_OPEN_SHARDS = 128  # each takes a file descriptor
+_OPEN_SHARDS = 192  # each takes up to two file descriptors, of 1024 that a process usually has
 _HELD_BYTES = 1 << 28
 
 
@@ -26,8 +27,10 @@ class ShardFolder:
     """An adversarial dataset on disk.
 
     Rows are numbered through all shards in the order of the shards' numbers. Opening reads the
-    manifest and lists the folder; shards are opened when a row of them is asked for, and the last
-    used stay open. It may be shared by threads, and sent to other processes.
+    manifest and lists the folder; shards are opened when a row of them is asked for, and the files
+    last used stay open. Where the rows of a shard lie stays known, and so do the values of columns
+    that were asked for, but for images: some bytes a row. It may be shared by threads, and sent to
+    other processes.
 
     Args:
         path: the folder.
@@ -75,7 +78,10 @@ class ShardFolder:
         self._prepare()
 
     def _prepare(self) -> None:
-        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._shards: dict[int, OpenShard] = {}
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()  # of these, the last used last
+        self._columns: dict[str, _Column] = {}
+        self._successes: dict[int, Array] = {}
         self._lock = RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -119,17 +125,13 @@ class ShardFolder:
             raise ValueError(f"rows must be in [0, {len(self)})")
         # a shard without rows starts where the next one does: `right` passes over it
         places = np.searchsorted(self.starts, rows, side="right") - 1
-        if len(rows) and bool((places == places[0]).all()):
-            return self._of_shard(int(places[0]), rows, names)
-        out = {
-            name: np.empty((len(rows), *self._row_shape(name)), column_dtype(name))
-            for name in names
-        }
-        for place in np.unique(places).tolist():
-            here = np.flatnonzero(places == place)
-            for name, values in self._of_shard(place, rows[here], names).items():
-                out[name][here] = values
-        return out
+        with self._lock:
+            return {
+                name: self._images(name, rows, places)
+                if name in IMAGE_COLUMNS
+                else self._known(name, np.unique(places))[rows]
+                for name in names
+            }
 
     def column(self, name: str) -> Array:
         """A column that is no image's, of all rows.
@@ -137,12 +139,8 @@ class ShardFolder:
         Raises:
             ShardError: a shard is broken.
         """
-        out = np.empty(len(self), column_dtype(name))
-        for place in range(len(self.entries)):
-            start, stop = self.starts[place : place + 2]
-            if start < stop:
-                out[start:stop] = self._of_shard(place, np.arange(start, stop), [name])[name]
-        return out
+        with self._lock:
+            return self._known(name, np.flatnonzero(np.diff(self.starts))).copy()
 
     def places(self, rows: Array) -> tuple[Array, Array]:
         """The shard of each row by its number, and the row in it.
@@ -156,38 +154,65 @@ class ShardFolder:
         if self.only_success:
             for place in np.unique(places).tolist():
                 here = places == place
-                local[here] = self._local(place, self._shard(place), local[here])
+                local[here] = self._local(place, rows[here])
         return numbers, local
 
-    def _of_shard(self, place: int, rows: Array, names: Sequence[str]) -> dict[str, Array]:
-        with self._lock:
-            shard = self._shard(place)
-            local = self._local(place, shard, rows - self.starts[place])
-            return {name: shard.take(name, local) for name in names}
+    def _known(self, name: str, places: Array) -> Array:
+        """A column that is no image's, of all rows; its values are there for some shards."""
+        if name not in self._columns:
+            values = np.empty(len(self), column_dtype(name))
+            self._columns[name] = _Column(values, np.zeros(len(self.entries), np.bool_))
+        column = self._columns[name]
+        for place in places[~column.known[places]].tolist():
+            start, stop = self.starts[place : place + 2]
+            local = self._local(place, np.arange(start, stop))
+            column.values[start:stop] = self._shard(place).column(name)[local]
+            column.known[place] = True
+        return column.values
 
-    def _local(self, place: int, shard: OpenShard, rows: Array) -> Array:
+    def _images(self, name: str, rows: Array, places: Array) -> Array:
+        """Copies of images, (n, C, H, W) uint8."""
+        out = np.empty((len(rows), *self.shape), np.uint8)
+        order = np.argsort(rows, kind="stable")  # each shard once
+        shards, edges = np.unique(places[order], return_index=True)
+        stops = np.append(edges, len(order))[1:].tolist()
+        for place, first, stop in zip(shards.tolist(), edges.tolist(), stops, strict=True):
+            here = order[first:stop]
+            self._shard(place).copy(name, self._local(place, rows[here]), out, here)
+        return out
+
+    def _local(self, place: int, rows: Array) -> Array:
         """Rows of the shard, out of rows of what is taken of it."""
+        local = rows - self.starts[place]
         if not self.only_success:
-            return rows
-        successes = np.flatnonzero(shard.column("success"))
+            return local
+        with self._lock:
+            if place not in self._successes:
+                self._successes[place] = self._found_successes(place)
+            return self._successes[place][local]
+
+    def _found_successes(self, place: int) -> Array:
+        successes = np.flatnonzero(self._shard(place).column("success"))
         if len(successes) != self.entries[place].successes:
             raise ShardError(
                 f"{self.path / self.entries[place].name} holds {len(successes)} successes, and the "
                 f"manifest says {self.entries[place].successes}: {_MEND}"
             )
-        return successes[rows]
+        return successes
 
     def _shard(self, place: int) -> OpenShard:
-        with self._lock:
-            if place in self._open:
-                self._open.move_to_end(place)
-                return self._open[place]
-            shard = self._opened(self.entries[place])
-            self._open[place] = shard
-            held = sum(other.held_bytes for other in self._open.values())
-            while len(self._open) > 1 and (len(self._open) > _OPEN_SHARDS or held > _HELD_BYTES):
-                held -= self._open.popitem(last=False)[1].held_bytes
-            return shard
+        if place in self._open:
+            self._open.move_to_end(place)
+            return self._open[place]
+        if place not in self._shards:
+            self._shards[place] = self._opened(self.entries[place])
+        shard = self._open[place] = self._shards[place]
+        held = sum(other.held_bytes for other in self._open.values())
+        while len(self._open) > 1 and (len(self._open) > _OPEN_SHARDS or held > _HELD_BYTES):
+            _, last = self._open.popitem(last=False)
+            held -= last.held_bytes
+            last.close()
+        return shard
 
     def _opened(self, entry: ShardEntry) -> OpenShard:
         path = self.path / entry.name
@@ -195,7 +220,7 @@ class ShardFolder:
             shard = OpenShard(path)
         except ShardError as error:
             raise ShardError(f"{error}: {_MEND}") from None
-        found = (shard.about.shard, len(shard), shard.about.shape)
+        found = (shard.number, len(shard), shard.shape)
         if found != (entry.shard, entry.rows, self.shape):
             raise ShardError(
                 f"{path} is shard {found[0]} of {found[1]} rows {found[2]}, and the manifest says "
@@ -203,8 +228,13 @@ class ShardFolder:
             )
         return shard
 
-    def _row_shape(self, name: str) -> tuple[int, ...]:
-        return self.shape if name in IMAGE_COLUMNS else ()
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """Values of all rows, and the shards whose values were read."""
+
+    values: Array
+    known: Array
 
 
 _MEND = "find what is broken by `deitsec generate verify DIR`, and mend it with --repair"

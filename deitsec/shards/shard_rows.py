@@ -148,6 +148,11 @@ class ShardRows:
         images = ("image",) if self.clean_image is None else ("image", "clean_image")
         return (*images, *_COLUMNS)
 
+    def part(self, start: int, stop: int) -> Self:
+        """The rows [start, stop), not copied."""
+        cut = {name: getattr(self, name)[start:stop] for name in self.names}
+        return dataclasses.replace(self, **cut)
+
     def equals(self, other: "ShardRows") -> bool:
         """Whether both hold the same bits."""
         return self.names == other.names and all(
@@ -180,13 +185,8 @@ class ShardRows:
         Raises:
             ShardError: it has other columns.
         """
+        check_schema(table.schema, about.shape, where)
         clean = "clean_image" in table.column_names
-        expected = shard_schema(about.shape, clean_images=clean)
-        if not table.schema.equals(expected, check_metadata=False):
-            raise ShardError(
-                f"{where} has the columns {', '.join(map(_field, table.schema))}, expected "
-                f"{', '.join(map(_field, expected))}"
-            )
         columns = {name: column_values(table.column(name), name) for name in _COLUMNS}
         images = images_of(table, "image", about.shape)
         before = images_of(table, "clean_image", about.shape) if clean else None
@@ -211,6 +211,25 @@ def shard_schema(shape: tuple[int, int, int], *, clean_images: bool = False) -> 
         pa.field(name, kinds[kind], nullable=null) for name, (kind, null) in _COLUMNS.items()
     ]
     return pa.schema(fields)
+
+
+def check_schema(schema: Schema, shape: tuple[int, int, int], where: str) -> None:
+    """Refuse a file whose columns are not those of a shard.
+
+    Args:
+        schema: the Arrow schema of the file.
+        shape: (C, H, W) of the images.
+        where: the file, for the message.
+
+    Raises:
+        ShardError: it has other columns.
+    """
+    expected = shard_schema(shape, clean_images="clean_image" in schema.names)
+    if not schema.equals(expected, check_metadata=False):
+        raise ShardError(
+            f"{where} has the columns {', '.join(map(_field, schema))}, expected "
+            f"{', '.join(map(_field, expected))}"
+        )
 
 
 def column_dtype(name: str) -> np.dtype[Any]:
