@@ -10,7 +10,15 @@ from deitsec.models import wrap
 from deitsec.studies import page_of, reproduce, study
 from deitsec.studies.defensive_distillation import Cooled, Options, Probabilities
 
-LINEAR = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+
+def _linear():
+    """The same weights whatever was imported before."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+
+
+LINEAR = _linear()
 
 
 @pytest.fixture(scope="module")
