@@ -111,6 +111,8 @@ def test_quick_benchmarks_run_and_their_rows_are_rendered(tmp_path, capfd):
         "precision",
         "strong",
         "training",
+        "reading",
+        "generation",
     }
     assert render.load(tmp_path / "results", "attacks") == []  # quick figures are no results
     for group, result in results.items():
