@@ -186,7 +186,9 @@ def test_other_versions_are_refused_since_their_bytes_may_be_others(tmp_path, un
 def test_where_the_data_lies_does_not_count(tmp_path, undisturbed):
     shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     moved = source(uri="folder:elsewhere")
-    generate(engine(), ATTACKS, moved, out=tmp_path, settings=SHARDS, resume=True)
+    again = generate(engine(), ATTACKS, moved, out=tmp_path, settings=SHARDS, resume=True)
+    assert again.complete
+    assert again.shards == read_manifest(undisturbed).shards
 
 
 def test_a_folder_takes_one_run_at_a_time(tmp_path):

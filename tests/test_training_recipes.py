@@ -12,6 +12,7 @@ from deitsec.data import ArrayImageSet, DataSource, load_data
 from deitsec.models import model_sha256
 from deitsec.training import (
     Augmentation,
+    FitConfig,
     distill,
     fit,
     new_model,
@@ -100,3 +101,12 @@ def test_noise_goes_into_the_recipe_of_student_and_distillation_and_keeps_the_mo
     assert noisy.distillation.fit == noisy.fit
     assert recipe("digits", "deit_micro", noise=0.0) == plain
     assert recipe("digits", "mnist_dense", noise=0.5).fit.augmentation == Augmentation(noise=0.5)
+
+
+def test_a_recipe_of_another_length_keeps_the_share_of_its_warmup():
+    config = FitConfig(epochs=20, warmup_epochs=2.0)
+    assert config.with_epochs(5) == FitConfig(epochs=5, warmup_epochs=0.5)
+    assert config.with_epochs(None) is config
+    assert config.with_epochs(0) is config
+    with pytest.raises(ValueError, match="epochs must be >= 1, got -3"):
+        config.with_epochs(-3)

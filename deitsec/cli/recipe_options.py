@@ -42,6 +42,4 @@ def changed(config: "FitConfig", **options: Any) -> "FitConfig":
         from deitsec.training.recipes import with_noise
 
         config = with_noise(config, given.pop("noise"))
-    if given.get("epochs", 0) > 0:
-        given["warmup_epochs"] = config.warmup_epochs * given["epochs"] / config.epochs
-    return dataclasses.replace(config, **given)
+    return dataclasses.replace(config.with_epochs(given.get("epochs")), **given)

@@ -119,19 +119,12 @@ def _history(result: FitResult) -> dict[str, Any]:
 def _config(run: StudyRun[Options], method: str, eps: float) -> FitConfig | AdversarialConfig:
     name, data = run.options.model, run.data
     if method == UNDEFENDED:
-        return _shortened(recipe(data, name, seed=run.seed).fit, run.options.epochs)
+        return recipe(data, name, seed=run.seed).fit.with_epochs(run.options.epochs)
     base = "fast" if method == UNWATCHED else method
     plan = adversarial_recipe(data, name, method=cast(Any, base), eps=eps, seed=run.seed)
-    fit_config = _shortened(plan.fit, run.options.epochs)
+    fit_config = plan.fit.with_epochs(run.options.epochs)
     plan = replace(plan, fit=fit_config, curve_rows=run.options.curve_rows)
     return replace(plan, overfit_gap=None) if method == UNWATCHED else plan
-
-
-def _shortened(config: FitConfig, epochs: int) -> FitConfig:
-    if not epochs:
-        return config
-    warmup = config.warmup_epochs * epochs / config.epochs
-    return replace(config, epochs=epochs, warmup_epochs=warmup)
 
 
 def _attack(

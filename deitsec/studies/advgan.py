@@ -113,10 +113,7 @@ def measure(run: StudyRun[Options]) -> dict[str, Any]:
 
 
 def _subject(run: StudyRun[Options], key: str, name: str, data: DataSource, **how: Any) -> _Subject:
-    config = recipe(data, name, seed=run.seed).fit
-    if (epochs := run.options.networks_epochs) > 0:
-        warmup = config.warmup_epochs * epochs / config.epochs
-        config = replace(config, epochs=epochs, warmup_epochs=warmup)
+    config = recipe(data, name, seed=run.seed).fit.with_epochs(run.options.networks_epochs)
     model = run.network(
         f"model-{key}",
         lambda: new_model(name, data, seed=run.seed).to(run.device),

@@ -17,7 +17,6 @@ from deitsec.studies.deit_distillation_page import render
 from deitsec.studies.study import Study, StudyRun
 from deitsec.training import (
     DistillConfig,
-    FitConfig,
     RobustDistillConfig,
     adversarial_fit,
     adversarial_recipe,
@@ -88,15 +87,17 @@ def measure(run: StudyRun[Options]) -> Piece:
 def _trained(run: StudyRun[Options]) -> list[tuple[str, Classifier, str]]:
     """(name, network, how it was trained) of every network."""
     options, eps = run.options, _eps(run)
-    on_labels = _changed(run, recipe(run.data, options.teacher, seed=run.seed).fit)
+    on_labels = recipe(run.data, options.teacher, seed=run.seed).fit.with_epochs(options.epochs)
     teacher = _network(run, "teacher", options.teacher, partial(fit, config=on_labels))
     against = adversarial_recipe(run.data, options.teacher, eps=eps, seed=run.seed)
-    against = dataclasses.replace(against, fit=_changed(run, against.fit), curve_every=None)
+    against = dataclasses.replace(
+        against, fit=against.fit.with_epochs(options.epochs), curve_every=None
+    )
     strong = _network(
         run, "robust-teacher", options.teacher, partial(adversarial_fit, config=against)
     )
     plain = recipe(run.data, options.student, seed=run.seed)
-    student = _changed(run, dataclasses.replace(plain.fit, label_smoothing=0.0))
+    student = dataclasses.replace(plain.fit, label_smoothing=0.0).with_epochs(options.epochs)
     soft, hard = (
         DistillConfig(
             fit=student, method=method, temperature=options.temperature, alpha=options.alpha
@@ -168,14 +169,6 @@ def _network(
         build,
         lambda model, **more: train(model.to(run.device), run.data, **more),
     )
-
-
-def _changed(run: StudyRun[Options], config: FitConfig) -> FitConfig:
-    epochs = run.options.epochs
-    if epochs is None:
-        return config
-    warmup = config.warmup_epochs * epochs / config.epochs
-    return dataclasses.replace(config, epochs=epochs, warmup_epochs=warmup)
 
 
 def _eps(run: StudyRun[Options]) -> float:

@@ -23,7 +23,6 @@ from deitsec.studies.deit_fgsm_page import render
 from deitsec.studies.study import Study, StudyRun
 from deitsec.training import (
     AdversarialConfig,
-    FitConfig,
     adversarial_fit,
     adversarial_recipe,
     distill,
@@ -112,16 +111,16 @@ def _plain(run: StudyRun[Options]) -> Classifier:
     plan = recipe(data, options.model, pretrained=options.pretrained, seed=run.seed)
     build = partial(new_model, options.model, data, pretrained=options.pretrained, seed=run.seed)
     if plan.distillation is None:
-        config = _shortened(plan.fit, options.epochs)
+        config = plan.fit.with_epochs(options.epochs)
         return run.network("deit", build, partial(_trained, run, fit, config=config))
-    from_labels = _shortened(recipe(data, options.teacher, seed=run.seed).fit, options.epochs)
+    from_labels = recipe(data, options.teacher, seed=run.seed).fit.with_epochs(options.epochs)
     teacher = run.network(
         "teacher",
         partial(new_model, options.teacher, data, seed=run.seed),
         partial(_trained, run, fit, config=from_labels),
     )
     config = dataclasses.replace(
-        plan.distillation, fit=_shortened(plan.distillation.fit, options.epochs)
+        plan.distillation, fit=plan.distillation.fit.with_epochs(options.epochs)
     )
 
     def learn(student: Classifier, **more: Any) -> Any:
@@ -142,7 +141,7 @@ def _robust(run: StudyRun[Options], plain: Classifier) -> Classifier:
         seed=run.seed,
     )
     epochs = options.robust_epochs or max(1, (options.epochs or against.fit.epochs) // 2)
-    config = dataclasses.replace(_shortened(against.fit, epochs), lr=against.fit.lr / 2)
+    config = dataclasses.replace(against.fit.with_epochs(epochs), lr=against.fit.lr / 2)
     against = dataclasses.replace(against, fit=config, steps=3, curve_every=None)
 
     def build() -> Classifier:
@@ -157,13 +156,6 @@ def _robust(run: StudyRun[Options], plain: Classifier) -> Classifier:
 
 def _trained(run: StudyRun[Options], train: Any, model: Classifier, **more: Any) -> Any:
     return train(model.to(run.device), run.data, **more)
-
-
-def _shortened(config: FitConfig, epochs: int | None) -> FitConfig:
-    if epochs is None:
-        return config
-    warmup = config.warmup_epochs * epochs / config.epochs
-    return dataclasses.replace(config, epochs=epochs, warmup_epochs=warmup)
 
 
 def _eps(run: StudyRun[Options]) -> float:

@@ -141,11 +141,7 @@ class Bench:
     def config(self, noise: float = 0.0) -> FitConfig:
         """The recipe, without label smoothing, which hides gradients by itself."""
         config = recipe(self.run.data, self.options.model, seed=self.run.seed, noise=noise).fit
-        config = replace(config, label_smoothing=0.0)
-        if self.options.epochs:
-            warmup = config.warmup_epochs * self.options.epochs / config.epochs
-            config = replace(config, epochs=self.options.epochs, warmup_epochs=warmup)
-        return config
+        return replace(config, label_smoothing=0.0).with_epochs(self.options.epochs)
 
 
 def _undefended(bench: Bench) -> Defended:

@@ -11,7 +11,7 @@ from deitsec.report.figure import ATTACKED, CLEAN, new_figure
 from deitsec.studies.study import Document, Page, Study, StudyRun
 from deitsec.studies.tables import share, table
 from deitsec.studies.transfer_between import transfer_between, transfer_figure, transfer_section
-from deitsec.training import FitConfig, fit
+from deitsec.training import fit
 from deitsec.training.recipes import new_model, recipe
 from deitsec.verification.suite import suite_eps
 
@@ -93,18 +93,12 @@ def measure(run: StudyRun[Options]) -> dict[str, Any]:
 
 def _network(run: StudyRun[Options], name: str) -> Classifier:
     config = recipe(run.data, name, seed=run.seed).fit
-    if run.options.networks_epochs:
-        config = _shortened(config, run.options.networks_epochs)
+    config = config.with_epochs(run.options.networks_epochs)
     return run.network(
         name,
         lambda: new_model(name, run.data, seed=run.seed).to(run.device),
         lambda model, **more: fit(model, run.data, config, **more),
     )
-
-
-def _shortened(config: FitConfig, epochs: int) -> FitConfig:
-    warmup = config.warmup_epochs * epochs / config.epochs
-    return replace(config, epochs=epochs, warmup_epochs=warmup)
 
 
 def _substitute(run: StudyRun[Options], model: Classifier, name: str, eps: float) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class Networks:
         """The same, trained on images of PGD alone."""
         name, data = self.options.network, self.data
         plan = adversarial_recipe(data, name, method="pgd", eps=self.eps, seed=self.run.seed)
-        fitted = _with_epochs(plan.fit, self.options.adversarial_epochs)
+        fitted = plan.fit.with_epochs(self.options.adversarial_epochs)
         plan = replace(plan, fit=replace(fitted, threads=1), steps=self.options.adversarial_steps)
         plan = replace(plan, alpha=None, curve_every=None)
 
@@ -143,7 +143,7 @@ class Networks:
         """Without label smoothing, which hides gradients by itself."""
         config = recipe(self.data, self.options.network, seed=self.run.seed, noise=noise).fit
         config = replace(config, label_smoothing=0.0, threads=1)
-        return _with_epochs(config, self.options.epochs)
+        return config.with_epochs(self.options.epochs)
 
     def _trained(
         self, name: str, model: str, train: Train, offset: int = 0
@@ -168,13 +168,6 @@ def _fit_watched(
     settings = {"method": "fit", **asdict(config)}
     watched = Watched(config, data.test)
     return run_epochs(model, data, config, watched, settings=settings, **more)
-
-
-def _with_epochs(config: FitConfig, epochs: int) -> FitConfig:
-    if not epochs:
-        return config
-    warmup = config.warmup_epochs * epochs / config.epochs
-    return replace(config, epochs=epochs, warmup_epochs=warmup)
 
 
 def _history(result: FitResult) -> Piece:

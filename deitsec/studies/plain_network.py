@@ -6,7 +6,7 @@ from typing import Any
 from deitsec.data import DataSource
 from deitsec.models import Classifier
 from deitsec.studies.study import StudyRun
-from deitsec.training import FitConfig, fit
+from deitsec.training import fit
 from deitsec.training.recipes import new_model, recipe
 
 
@@ -30,7 +30,7 @@ def plain_network(
         data: to train on, with the classes of the run's; None the run's.
     """
     source, seed = data or run.data, run.seed if seed is None else seed
-    config = shortened(recipe(source, model, seed=seed).fit, epochs)
+    config = recipe(source, model, seed=seed).fit.with_epochs(epochs)
     # smoothed labels hide gradients, and lower every confidence that the lectures show
     config = replace(config, label_smoothing=0.0)
     return run.network(
@@ -38,11 +38,3 @@ def plain_network(
         lambda: new_model(model, source, seed=seed).to(run.device),
         lambda network, **more: fit(network, source, config, **more),
     )
-
-
-def shortened(config: FitConfig, epochs: int) -> FitConfig:
-    """The recipe with other epochs, its warmup in proportion; 0 leaves it as it is."""
-    if not epochs:
-        return config
-    warmup = config.warmup_epochs * epochs / config.epochs
-    return replace(config, epochs=epochs, warmup_epochs=warmup)

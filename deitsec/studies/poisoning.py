@@ -1,7 +1,7 @@
 """How little poison a training set needs, and who finds it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from deitsec.data import Blend, DataSource, Patch, Poisoned, flip_labels, plant_backdoor
@@ -83,10 +83,7 @@ def _kinds(data: DataSource) -> dict[str, tuple[str, Contaminate]]:
 def measure(run: StudyRun[Options]) -> dict[str, Any]:
     """Train on every contamination at every rate, and look for the poison."""
     options, data = run.options, run.data
-    config = recipe(data, options.model, seed=run.seed).fit
-    if options.epochs:
-        warmup = config.warmup_epochs * options.epochs / config.epochs
-        config = replace(config, epochs=options.epochs, warmup_epochs=warmup)
+    config = recipe(data, options.model, seed=run.seed).fit.with_epochs(options.epochs)
     clean = run.network(
         "clean",
         lambda: new_model(options.model, data, seed=run.seed).to(run.device),

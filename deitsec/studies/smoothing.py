@@ -1,6 +1,6 @@
 """Randomised smoothing: what is certified, and what an attack that knows of the noise leaves."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -82,11 +82,7 @@ def measure(run: StudyRun[Options]) -> dict[str, Any]:
 
 def _network(run: StudyRun[Options], noise: float) -> Classifier:
     name, data = run.options.model, run.data
-    config = recipe(data, name, seed=run.seed, noise=noise).fit
-    if run.options.epochs:
-        epochs = run.options.epochs
-        warmup = config.warmup_epochs * epochs / config.epochs
-        config = replace(config, epochs=epochs, warmup_epochs=warmup)
+    config = recipe(data, name, seed=run.seed, noise=noise).fit.with_epochs(run.options.epochs)
 
     def train(network: Classifier, **more: Any) -> Any:
         return fit(network.to(run.device), data, config, **more)

@@ -1,8 +1,8 @@
 """How a training run goes: everything that decides its outcome, apart from model and data."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from deitsec.training.augment import Augmentation
 
@@ -97,3 +97,17 @@ class FitConfig:
             raise ValueError(f"validation must be in [0, 0.5], got {self.validation}")
         if self.patience is not None and self.validation == 0:
             raise ValueError("patience needs rows to validate on: give validation > 0")
+
+    def with_epochs(self, epochs: int | None) -> Self:
+        """The same recipe of another length; the warmup keeps its share of it.
+
+        Args:
+            epochs: >= 1; None or 0 leaves the recipe as it is.
+
+        Raises:
+            ValueError: fewer.
+        """
+        if not epochs:
+            return self
+        warmup = max(0.0, self.warmup_epochs * epochs / self.epochs)
+        return replace(self, epochs=epochs, warmup_epochs=warmup)
