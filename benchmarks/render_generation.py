@@ -3,6 +3,7 @@
 from typing import Any
 
 from benchmarks.generation_sides import ATTACK, GENERATE
+from benchmarks.ray_generation import LOCAL, RAY
 from benchmarks.render_attacks import facts
 from benchmarks.tables import per_second, table
 
@@ -12,6 +13,8 @@ GENERATION = """## Adversarial datasets
 very engine, deterministic and rounding to 8 bits, on float images that lie ready, its results
 thrown away. `python -m benchmarks generation`. *predicted* was written down before measuring.
 """
+
+RUNNERS = ["case", "images", f"{LOCAL}, images/s", RAY, "its whole call", f"{RAY}'s", "same bytes"]
 
 
 def generation(results: list[dict[str, Any]]) -> str:
@@ -32,6 +35,19 @@ def generation(results: list[dict[str, Any]]) -> str:
             for row in rows
         ]
         parts.append(table(["case", "images", f"{ATTACK}, images/s", GENERATE, "share"], body))
+        runners = [
+            [
+                row["case"],
+                f"{row['dataset_rows']:,} in shards of {row['shard_rows']:,}",
+                *(per_second(row["images_per_second"][side]) for side in (LOCAL, RAY)),
+                *(f"{row['seconds'][side]:.1f} s" for side in (LOCAL, RAY)),
+                "yes" if row["same_bytes"] else "**no**",
+            ]
+            for row in result["rows"]
+            if row["kind"] == "generation runners"
+        ]
+        if runners:
+            parts.append(table(RUNNERS, runners))
         targets = [
             [
                 f"{row['case']}: {target['what']}",

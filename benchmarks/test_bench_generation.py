@@ -8,6 +8,7 @@ import torch
 from benchmarks.generation_costs import measured
 from benchmarks.generation_sides import ATTACK, GENERATE, Case, sides
 from benchmarks.interleave import Interleaved, Side
+from benchmarks.ray_generation import LOCAL, RAY, RayRounds
 from benchmarks.record import Record
 from benchmarks.repeat import Repeat
 from benchmarks.settings import Settings
@@ -24,10 +25,10 @@ QUICK = Settings.found().quick
 MB = 1_000_000
 
 
-def small(attack: Attack, shards: int) -> Case:
-    """The small network on MNIST, shards of the usual size."""
+def small(attack: Attack, shards: int, size: int = 4096) -> Case:
+    """The small network on MNIST, shards of the usual size or another."""
     source = find_source()
-    size = 64 if QUICK else 4096
+    size = 64 if QUICK else size
     return Case(
         engine=Engine(small_network(UNDEFENDED, source, DEVICE), batch_size=min(256, size)),
         attack=attack,
@@ -97,6 +98,32 @@ def test_share_of_the_attack(case: str, record: Record, repeat: Repeat) -> None:
             "rounds": timing.times,
             "disturbed": timing.disturbed,
             "targets": [_at_least("share of the attack's rate", promised, share, predicted)],
+        }
+    )
+
+
+def test_ray_runner(record: Record, repeat: Repeat) -> None:
+    """Two workers of Ray on the cores that the local runner has: its rate, and the same bytes."""
+    pytest.importorskip("ray")
+    subject = small(PGD(eps=0.1, steps=10), 4 if QUICK else 12, 2048)
+    timing = RayRounds(case=subject, workers=2)
+    repeat(timing.round)
+    rates, seconds = timing.medians("images_per_second"), timing.medians("seconds")
+    # predicted: two processes of one thread wait for nobody between a small network's kernels, as
+    # two threads of one process do; Ray's own processes take a few percent of a core
+    target = _at_least("share of the local runner's rate", 0.9, rates[RAY] / rates[LOCAL], 1.05)
+    record.add(
+        {
+            "kind": "generation runners",
+            "case": "small_cnn 28, PGD-10, Ray with 2 workers",
+            "device": DEVICE,
+            "dataset_rows": subject.rows,
+            "shard_rows": subject.shard_rows,
+            "images_per_second": rates,
+            "seconds": seconds,
+            "rounds": timing.rounds,
+            "same_bytes": timing.shards[LOCAL] == timing.shards[RAY],
+            "targets": [target],
         }
     )
 

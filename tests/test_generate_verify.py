@@ -288,6 +288,19 @@ def test_an_edited_total_is_found(dataset: Path, original: Path, model: nn.Modul
     assert_repaired(dataset, original, model, [])
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("complete", "x"), ("command", "deitsec generate"), ("note", "mine")]
+)
+def test_a_manifest_that_does_not_fit_its_schema_is_found(
+    dataset: Path, original: Path, model: nn.Module, key: str, value: str
+) -> None:
+    edit_manifest(dataset, lambda document: document.update({key: value}))
+    proof = verify_dataset(dataset, models=model)
+    assert proof.counts == {"manifest": 1}
+    assert "does not fit its schema at" in proof.findings[0].message
+    assert_repaired(dataset, original, model, [])
+
+
 def test_an_edited_configuration_is_not_believed_against_the_shards(
     dataset: Path, original: Path, model: nn.Module
 ) -> None:

@@ -23,7 +23,7 @@ from deitsec.data import ArrayImageSet, DataError, DataSource
 from deitsec.engine import Engine
 from deitsec.generation import Settings, generate
 from deitsec.generation.folder import is_dataset
-from deitsec.generation.ray_runner import WorkerLostError, ray_runner
+from deitsec.generation.ray_runner import RayRunner, WorkerLostError
 from deitsec.shards.layout import shard_name, shard_numbers, unfinished_files
 
 ray = pytest.importorskip("ray", reason="needs ray: pip install 'deitsec[ray]'")
@@ -148,7 +148,7 @@ def test_an_embedded_ray_gives_the_bytes_of_the_local_runner_and_leaves_nothing(
     tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
     before = _ray_folders()
-    manifest = _run(tmp_path / "out", _images(), ray_runner(workers=2))
+    manifest = _run(tmp_path / "out", _images(), RayRunner(workers=2))
     assert manifest.complete
     assert _shards(tmp_path / "out") == undisturbed
     assert not ray.is_initialized()
@@ -161,7 +161,7 @@ def test_the_shards_of_a_killed_worker_are_made_by_another(
 ) -> None:
     images = trap("kill", times=1)
     with pytest.warns(UserWarning, match="a worker was lost"):
-        manifest = _run(tmp_path / "out", images, ray_runner(cluster.address, workers=2))
+        manifest = _run(tmp_path / "out", images, RayRunner(address=cluster.address, workers=2))
     assert len(list(images.flags.iterdir())) == 1
     assert manifest.complete
     assert _shards(tmp_path / "out") == undisturbed
@@ -171,7 +171,7 @@ def test_a_shard_that_kills_every_worker_is_named_and_the_others_are_made(
     tmp_path: Path, cluster, trap
 ) -> None:
     images = trap("kill", times=100)
-    runner = ray_runner(cluster.address, workers=1, attempts=2)
+    runner = RayRunner(address=cluster.address, workers=1, attempts=2)
     with (
         pytest.warns(UserWarning, match="a worker was lost"),
         pytest.raises(WorkerLostError, match=r"^shard-00001\.parquet lost the worker .* 2 times"),
@@ -187,7 +187,7 @@ def test_a_shard_that_kills_every_worker_is_named_and_the_others_are_made(
 def test_bad_input_is_told_as_it_is_and_not_tried_again(tmp_path: Path, cluster, trap) -> None:
     images = trap("refuse", times=100)
     with pytest.raises(DataError, match=r"^row 25 is no image: replace or remove it$"):
-        _run(tmp_path / "out", images, ray_runner(cluster.address, workers=1), strict=True)
+        _run(tmp_path / "out", images, RayRunner(address=cluster.address, workers=1), strict=True)
     assert len(list(images.flags.iterdir())) == 1
     assert is_dataset(tmp_path / "out")
 
@@ -200,7 +200,7 @@ def test_a_node_that_goes_is_made_up_for_by_one_that_comes(
     # nodes can be started from the main thread only
     with ThreadPoolExecutor(1) as beside, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a worker was lost
-        run = beside.submit(_run, tmp_path / "out", images, ray_runner(workers=1))
+        run = beside.submit(_run, tmp_path / "out", images, RayRunner(workers=1))
         _wait_for(lambda: any(images.flags.iterdir()))  # the worker never comes to the end
         cluster.remove_node(cluster.second, allow_graceful=False)
         cluster.second = cluster.add_node(num_cpus=2)

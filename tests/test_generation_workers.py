@@ -19,7 +19,7 @@ from deitsec.generation.job_desk import JobDesk
 from deitsec.generation.local import produce
 from deitsec.generation.plan import Job, Plan
 from deitsec.generation.ray_connection import _remove_abandoned, _threads
-from deitsec.generation.ray_runner import ray_runner
+from deitsec.generation.ray_runner import RayRunner
 from deitsec.generation.shard_worker import ShardWorker, _portable
 from deitsec.generation.site import prepared_site
 from deitsec.generation.workload import Workload
@@ -281,19 +281,19 @@ def test_an_error_survives_the_journey_whatever_its_class():
 def test_options_are_checked_when_the_runner_is_made():
     pytest.importorskip("ray", reason="needs ray: pip install 'deitsec[ray]'")
     with pytest.raises(ValueError, match="workers must be >= 1, got 0"):
-        ray_runner(workers=0)
+        RayRunner(workers=0)
     with pytest.raises(ValueError, match=r"gpus_per_worker must be in \[0, 1\], got 2"):
-        ray_runner(gpus_per_worker=2)
+        RayRunner(gpus_per_worker=2)
 
 
 def test_without_ray_the_package_to_install_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'deitsec\[ray\]'"):
-        ray_runner()
+        RayRunner()
 
 
 def test_nothing_to_do_starts_no_ray(work: Workload, tmp_path: Path):
     pytest.importorskip("ray", reason="needs ray: pip install 'deitsec[ray]'")
     before = "ray._private.worker" in sys.modules
-    assert list(ray_runner()(work, iter(()), tmp_path)) == []
+    assert list(RayRunner()(work, iter(()), tmp_path)) == []
     assert ("ray._private.worker" in sys.modules) == before

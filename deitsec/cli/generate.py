@@ -200,9 +200,9 @@ def _runner(
 
     options = {"address": address, "workers": workers, "gpus-per-worker": gpus_per_worker}
     if name == "ray":
-        from deitsec.generation.ray_runner import ray_runner
+        from deitsec.generation.ray_runner import RayRunner
 
-        return ray_runner(address, workers or 2, gpus_per_worker)
+        return RayRunner(address=address, workers=workers or 2, gpus_per_worker=gpus_per_worker)
     if name != "local":
         raise ValueError(f"--runner must be local or ray, got {name!r}")
     given = [option for option, value in options.items() if value is not None]

@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from deitsec.generation.finding import Finding
 from deitsec.generation.folder import stored_selection
 from deitsec.generation.plan import Plan
 from deitsec.generation.provenance import file_sha256
+from deitsec.json_schema import schema_fault
 from deitsec.shards import (
     MANIFEST,
     Configuration,
     Manifest,
     ShardEntry,
     ShardError,
+    load_manifest_schema,
     read_manifest,
     shard_name,
 )
+from deitsec.shards.extra import require_extra
 from deitsec.shards.layout import shard_numbers
 from deitsec.shards.shard_file import read_about
 
@@ -64,8 +65,10 @@ def gather(folder: Path) -> Evidence:
     """Read what a dataset says of itself.
 
     Raises:
+        ImportError: a package is missing; the message says how to get it.
         ShardError: it says nothing that could be checked.
     """
+    require_extra("shards", "pyarrow", "jsonschema")
     if not folder.is_dir():
         raise ShardError(f"{folder} is no folder: give the one of an adversarial dataset")
     numbers = tuple(shard_numbers(folder))
@@ -73,7 +76,7 @@ def gather(folder: Path) -> Evidence:
     manifest: Manifest | None = None
     try:
         manifest = read_manifest(folder)
-        findings += _totals(folder, manifest)
+        findings += _manifest_faults(folder, manifest)
     except ShardError as error:
         if not numbers:
             raise
@@ -137,13 +140,18 @@ def _said_by_shards(
     return next(iter(found.values())) if len(found) == 1 else None
 
 
-def _totals(folder: Path, manifest: Manifest) -> Iterator[Finding]:
-    """What the manifest adds up, against what it lists.
+def _manifest_faults(folder: Path, manifest: Manifest) -> Iterator[Finding]:
+    """What the manifest is by its schema, and what it adds up against what it lists.
 
     Raises:
         ShardError: it holds values of another type.
     """
-    stated: Any = json.loads((folder / MANIFEST).read_text("utf-8")).get("totals")
+    document = json.loads((folder / MANIFEST).read_text("utf-8"))
+    if fault := schema_fault(document, load_manifest_schema()):
+        where, why = fault
+        text = f"{MANIFEST} does not fit its schema at{where}: {why}"
+        yield Finding(kind="manifest", fault="manifest", message=text)
+    stated: Any = document.get("totals")
     try:
         found = manifest.to_json()["totals"]
     except (TypeError, ValueError) as error:
@@ -168,22 +176,7 @@ def _plan(folder: Path, configuration: Configuration) -> tuple[Plan | None, list
         selection = stored_selection(folder, configuration)
     except ShardError as error:
         return None, [Finding(kind="selection", fault="selection", message=str(error))]
-    return plan_of(configuration, selection), []
-
-
-def plan_of(configuration: Configuration, selection: Tensor | None) -> Plan:
-    """The plan of a configuration.
-
-    Raises:
-        ShardError: a count that no plan can have.
-    """
     try:
-        return Plan(
-            rows=configuration.plan.rows,
-            shard_rows=configuration.plan.shard_rows,
-            variants=len(configuration.variants),
-            source_rows=configuration.source.rows,
-            selection=selection,
-        )
+        return Plan.of(configuration, selection), []
     except (TypeError, ValueError) as error:
         raise ShardError(f"the manifest's plan cannot be: {error}") from None

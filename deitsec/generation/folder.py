@@ -233,8 +233,8 @@ def taken_up(
         rows=len(rows),
         sha256=hashlib.sha256(data).hexdigest(),
         bytes=len(data),
-        successes=int(rows.success.sum()),
-        correct=int((rows.clean_prediction == rows.label).sum()),
+        successes=rows.successes,
+        correct=rows.correct,
         seconds=None,
         unreadable=unreadable,
     )

@@ -119,8 +119,8 @@ def _write(work: Workload, job: Job, crafted: Crafted, folder: Path) -> ShardEnt
         rows=len(rows),
         sha256=sha256,
         bytes=size,
-        successes=int(rows.success.sum()),
-        correct=int((rows.clean_prediction == rows.label).sum()),
+        successes=rows.successes,
+        correct=rows.correct,
         seconds=crafted.seconds,
         unreadable=crafted.unreadable,
     )

@@ -1,9 +1,12 @@
 """Which rows go into which shard: arithmetic, whatever the number of rows."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
+
+from deitsec.shards import Configuration
 
 MOST_IDS = 1 << 48  # sample ids lie below: see `Engine.run`
 
@@ -62,6 +65,17 @@ class Plan:
                 f"{self.rows} rows of {self.picked}: sample ids have {MOST_IDS.bit_length() - 1} "
                 "bits"
             )
+
+    @classmethod
+    def of(cls, configuration: Configuration, selection: Tensor | None) -> Self:
+        """The plan of a dataset; see the class for what is raised."""
+        return cls(
+            rows=configuration.plan.rows,
+            shard_rows=configuration.plan.shard_rows,
+            variants=len(configuration.variants),
+            source_rows=configuration.source.rows,
+            selection=selection,
+        )
 
     @property
     def picked(self) -> int:

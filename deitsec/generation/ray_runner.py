@@ -117,23 +117,6 @@ class RayRunner:
         return self.gpus_per_worker
 
 
-def ray_runner(
-    address: str | None = None,
-    workers: int = 2,
-    gpus_per_worker: float | None = None,
-    threads: int | None = None,
-    attempts: int = 3,
-) -> RayRunner:
-    """A runner on Ray; see `RayRunner`."""
-    return RayRunner(
-        address=address,
-        workers=workers,
-        gpus_per_worker=gpus_per_worker,
-        threads=threads,
-        attempts=attempts,
-    )
-
-
 @dataclass(eq=False, slots=True)
 class _Worker:
     number: int

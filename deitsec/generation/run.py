@@ -43,6 +43,7 @@ from deitsec.shards import (
     SourceRecord,
     read_manifest,
 )
+from deitsec.shards.extra import require_extra
 
 MOST_SHARD_ROWS, LEAST_SHARD_ROWS = 4096, 64
 _SHARD_BYTES = 64_000_000  # of images, about: several shards are in memory
@@ -163,12 +164,14 @@ def generate(
         The manifest, complete.
 
     Raises:
+        ImportError: a package is missing; the message says how to get it.
         DataError: the source cannot be used, or a row cannot be read and the run is strict.
         MemoryError: a batch does not fit into memory.
         OSError: the folder cannot be written.
         ShardError: what the folder holds is broken.
         ValueError: another run is in the folder or writes into it, or an option is out of range.
     """
+    require_extra("shards", "pyarrow", "filelock")
     path, settings = Path(out), settings or Settings()
     data = load_data(source) if isinstance(source, str) else source
     engines = [engine] if isinstance(engine, Engine) else list(engine)
@@ -234,7 +237,7 @@ def _open(
     configuration = _configuration(data, images, variants, settings, selection.rows)
     if stored is not None:
         check_same(path, stored, configuration)
-    plan = _plan(configuration, len(variants), len(images), selection.rows)
+    plan = Plan.of(configuration, selection.rows)
     _check_repeats(plan, variants)
     work = Workload(
         images=images,
@@ -264,18 +267,6 @@ def _split(data: DataSource, split: str) -> ImageSet:
     if int(data.train.labels.min()) == UNLABELLED:
         raise ValueError(f"the training split of {data.uri} has images without a label")
     return data.train
-
-
-def _plan(
-    configuration: Configuration, variants: int, source_rows: int, selection: Tensor | None
-) -> Plan:
-    return Plan(
-        rows=configuration.plan.rows,
-        shard_rows=configuration.plan.shard_rows,
-        variants=variants,
-        source_rows=source_rows,
-        selection=selection,
-    )
 
 
 def _configuration(

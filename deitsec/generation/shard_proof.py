@@ -129,8 +129,8 @@ def _counts(
     for name, stated, counted in (
         ("variant", entry.variant, number % len(evidence.configuration.variants)),
         ("rows", entry.rows, len(rows)),
-        ("successes", entry.successes, int(rows.success.sum())),
-        ("correct", entry.correct, int((rows.clean_prediction == rows.label).sum())),
+        ("successes", entry.successes, rows.successes),
+        ("correct", entry.correct, rows.correct),
         ("unreadable", listed, [tuple(row) for row in about.unreadable]),
     ):
         if stated != counted:

@@ -112,6 +112,8 @@ class Survey:
         evidence, rows = self.evidence, self.checked["rows"]
         if evidence.manifest is None:
             yield "sha256, size and counts of the shards: the manifest that states them is lost"
+        elif lost := len(evidence.manifest.unreadable):
+            yield f"whether {lost:,} rows could not be read when rows were picked"
         if evidence.plan is None:
             yield "which rows there should be: selection.npy is lost"
         if no_source is not None:

@@ -11,6 +11,8 @@ from importlib.resources import files
 from numbers import Integral, Real
 from typing import Any, cast
 
+from deitsec.json_schema import schema_fault
+
 SCHEMA = "deitsec.report/2"
 
 _NUMBER_LIST = re.compile(r"\[\n\s*(?:[-+.\deE]+,\n\s*)*[-+.\deE]+\n\s*\]")
@@ -79,11 +81,6 @@ def validate(document: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming the first key that does not fit and why.
     """
-    import jsonschema
-
-    library: Any = jsonschema  # its stubs leave the errors unknown
-    validator = library.Draft202012Validator(load_schema())
-    error = library.exceptions.best_match(validator.iter_errors(document))
-    if error is not None:
-        where = "".join(f"[{part!r}]" for part in error.absolute_path) or " (top level)"
-        raise ValueError(f"the report does not fit the schema {SCHEMA} at{where}: {error.message}")
+    if fault := schema_fault(document, load_schema()):
+        where, why = fault
+        raise ValueError(f"the report does not fit the schema {SCHEMA} at{where}: {why}")

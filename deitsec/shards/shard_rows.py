@@ -143,6 +143,16 @@ class ShardRows:
         return len(self.label)
 
     @property
+    def successes(self) -> int:
+        """Rows whose goal is reached."""
+        return int(self.success.sum())
+
+    @property
+    def correct(self) -> int:
+        """Rows that the model got right before the attack."""
+        return int((self.clean_prediction == self.label).sum())
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The columns that there are."""
         images = ("image",) if self.clean_image is None else ("image", "clean_image")
