@@ -127,6 +127,8 @@ def test_quick_benchmarks_run_and_their_rows_are_rendered(tmp_path, capfd):
         "`saliency_pair`",
         "| `reliable`, ",
         "### Adversarial training, ",
+        "### Reading, ",
+        "| small_cnn 28, PGD-10, Ray with 2 workers |",
     ):
         assert words in text
     for picture in ("attacks", "compaction"):
