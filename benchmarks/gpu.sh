@@ -7,13 +7,25 @@
 #
 # leaves summary.txt, log.txt and a JSON file for each group of benchmarks in OUTDIR. Without a GPU it
 # goes through the same parts with tiny shapes. PYTHON names the interpreter (python3), BUDGET the
-# seconds for everything (530), PYTHONPATH may hold further packages, such as the other libraries.
+# seconds for everything (530), PARTS what is done in them (all: tests ops attacks compaction precision
+# strong training generation), PYTHONPATH may hold further packages, such as the other libraries.
 set -u
 
 if [ $# -ne 1 ]; then
     echo "usage: $0 OUTDIR" >&2
     exit 2
 fi
+groups="ops attacks compaction precision strong training generation"
+parts=${PARTS:-tests $groups}
+for name in $parts; do
+    case " tests $groups " in
+        *" $name "*) ;;
+        *)
+            echo "PARTS may name tests $groups, got $name" >&2
+            exit 2
+            ;;
+    esac
+done
 root=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$1" || exit 1
 out=$(cd "$1" && pwd)
@@ -31,6 +43,8 @@ say() { echo "$*" | tee -a "$summary"; }
 
 # skip NAME REASON
 skip() { say "$1: skipped, $2"; }
+
+wanted() { case " $parts " in *" $1 "*) true ;; *) false ;; esac }
 
 # part NAME SECONDS RESERVE COMMAND...: runs it in at most SECONDS, leaving RESERVE to later parts
 part() {
@@ -91,7 +105,8 @@ say "$("$python" -c "import platform, torch
 print('Python', platform.python_version() + ', PyTorch', torch.__version__)"), GPU: ${gpu:-none}"
 missing=""
 for module in triton timm numpy sklearn safetensors torchmetrics typer rich matplotlib jinja2 \
-    setuptools pybind11 ninja pytest hypothesis jsonschema psutil torchattacks foolbox art pyautoattack; do
+    setuptools pybind11 ninja pytest hypothesis jsonschema psutil pyarrow \
+    filelock ray webdataset torchattacks foolbox art pyautoattack; do
     has "$module" || missing+=" $module"
 done
 say "cannot be imported:${missing:- nothing}"
@@ -125,7 +140,9 @@ export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}:$root
 part "doctor" 60 60 "$python" -m deitsec doctor --json
 cd "$root" || exit 1
 
-if [ -z "$gpu" ]; then
+if ! wanted tests; then
+    skip "GPU tests" "PARTS does not name them"
+elif [ -z "$gpu" ]; then
     skip "GPU tests" "there is no GPU"
 elif ! has pytest; then
     skip "GPU tests" "there is no pytest"
@@ -134,25 +151,31 @@ else
         --continue-on-collection-errors
 fi
 
-if ! has pytest; then
-    for group in ops attacks compaction precision strong; do skip "$group" "there is no pytest"; done
-elif [ -z "$gpu" ]; then
-    say "benchmarks: tiny shapes, for there is no GPU"
-    for group in ops attacks compaction precision strong; do
-        part "$group" 50 0 "$python" -m benchmarks "$group" --quick --out "$out"
-        rows "$group"
-    done
-else
-    part "ops" 110 190 "$python" -m benchmarks ops --rounds 5 --out "$out"
-    rows ops
-    part "attacks" 300 70 "$python" -m benchmarks attacks --rounds 5 --out "$out"
-    rows attacks
-    part "compaction" 120 30 "$python" -m benchmarks compaction --rounds 5 --out "$out"
-    rows compaction
-    part "precision" 90 40 "$python" -m benchmarks precision --out "$out"
-    rows precision
-    part "strong" 120 0 "$python" -m benchmarks strong --rounds 5 --out "$out"
-    rows strong
-fi
+# group NAME SECONDS RESERVE [OPTION]: measures one group, with tiny shapes where there is no GPU
+group() {
+    local name=$1 box=$2 reserve=$3
+    shift 3
+    if ! wanted "$name"; then return; fi
+    if ! has pytest; then
+        skip "$name" "there is no pytest"
+        return
+    fi
+    if [ "$name" = generation ] && ! { has pyarrow && has filelock; }; then
+        skip "$name" "there is no pyarrow or no filelock"
+        return
+    fi
+    if [ -z "$gpu" ]; then set -- --quick && box=50 && reserve=0; fi
+    part "$name" "$box" "$reserve" "$python" -m benchmarks "$name" "$@" --out "$out"
+    rows "$name"
+}
+
+if [ -z "$gpu" ]; then say "benchmarks: tiny shapes, for there is no GPU"; fi
+group ops 110 190 --rounds 5
+group attacks 300 70 --rounds 5
+group compaction 120 30 --rounds 5
+group precision 90 40
+group strong 120 0 --rounds 5
+group training 90 0 --rounds 5
+group generation 120 0 --rounds 5
 say "all parts: $SECONDS s"
 exit "$bad"

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -181,3 +182,12 @@ def test_the_gpu_script_is_bash():
     done = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "OUTDIR" in done.stderr
+
+
+def test_the_gpu_script_refuses_parts_that_it_does_not_know(tmp_path):
+    command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), str(tmp_path / "out")]
+    environment = {**os.environ, "PARTS": "tests oops"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("training generation, got oops")
+    assert not (tmp_path / "out").exists()
