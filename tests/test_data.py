@@ -52,7 +52,7 @@ def source(test: ArrayImageSet, train: ArrayImageSet | None = None) -> DataSourc
         ("nzp:a.npz", "did you mean npz:a.npz?"),
         ("some/a.npz", "did you mean npz:some/a.npz?"),
         (str(REPO), f"did you mean folder:{REPO}?"),
-        ("hf:beans", "available: digits, mnist, cifar10, npz:FILE, folder:DIR, shards:DIR"),
+        ("tfds:beans", "npz:FILE, folder:DIR, shards:DIR, hf:NAME"),
         ("", "unknown data source ''"),
         ("digits:1", "write digits"),
         ("npz", "write npz:FILE"),
@@ -68,7 +68,7 @@ def test_a_wrong_uri_names_the_right_ones(uri: str, said: str) -> None:
 
 def test_a_source_far_from_any_name_gets_no_guess() -> None:
     with pytest.raises(DataError) as caught:
-        load_data("hf:beans")
+        load_data("tfds:beans")
     assert "did you mean" not in str(caught.value)
 
 

@@ -10,7 +10,9 @@ import typer
 
 Data = Annotated[
     str,
-    typer.Option(help="digits, mnist, cifar10, npz:FILE, folder:DIR or shards:DIR.", metavar="URI"),
+    typer.Option(
+        help="digits, mnist, cifar10, npz:FILE, folder:DIR, shards:DIR or hf:NAME.", metavar="URI"
+    ),
 ]
 Model = Annotated[
     str | None, typer.Option(help="A model name; see `deitsec list models`.", metavar="NAME")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
+from deitsec.data.decode import image_header
 from deitsec.data.errors import DataError, reason
-from deitsec.data.folder_set import FolderImageSet, image_file_size
+from deitsec.data.folder_set import FolderImageSet
 from deitsec.data.local_path import local_path
 from deitsec.data.source import DataSource
 
@@ -55,7 +56,7 @@ def load_folder(folder: str, image_size: int | None) -> DataSource:
         advice = "add it with at least one image, or remove the class from train"
         raise DataError(f"{roots['test']} has no folder for class {absent[0]!r}: {advice}")
     first = roots["test"] / test[classes[0]][0]
-    size = image_file_size(first) if image_size is None else (image_size, image_size)
+    size = image_header(first)[1:] if image_size is None else (image_size, image_size)
     splits = {split: _image_set(roots[split], found[split], classes, size) for split in roots}
     return DataSource(
         uri=f"folder:{folder}",

@@ -10,6 +10,7 @@ from deitsec.data.digits import load_digits_source
 from deitsec.data.downloads import load_download
 from deitsec.data.errors import DataError
 from deitsec.data.folder import load_folder
+from deitsec.data.hugging_face import load_hugging_face
 from deitsec.data.npz import load_npz
 from deitsec.data.resize import check_image_size
 from deitsec.data.shards import load_shards
@@ -29,6 +30,7 @@ _LOCATED: Mapping[str, tuple[str, Callable[[str, int | None], DataSource]]] = Ma
         "npz": ("FILE", load_npz),
         "folder": ("DIR", load_folder),
         "shards": ("DIR", load_shards),
+        "hf": ("NAME", load_hugging_face),
     }
 )
 
@@ -38,6 +40,7 @@ _DESCRIPTIONS = {
     "cifar10": "60,000 colour images, 32 x 32; downloaded by torchvision",
     "npz:FILE": "x_test, y_test and, for training, x_train, y_train; uint8 NHW or NHWC",
     "folder:DIR": "image files, one folder a class, below DIR or DIR/train and DIR/test",
+    "hf:NAME": "a Hugging Face dataset, downloaded, or a folder that datasets opens",
     "shards:DIR": "images that deitsec generate wrote to DIR, or to DIR/train and DIR/test",
 }
 
@@ -54,6 +57,8 @@ def load_data(uri: str, *, image_size: int | None = None) -> DataSource:
       DIR/val).
     - `shards:DIR`: adversarial images and their labels, as `deitsec generate` writes them to DIR,
       or to DIR/test and DIR/train.
+    - `hf:NAME` or `hf:NAME:CONFIG`: a dataset of the Hugging Face Hub, or a folder that
+      `datasets.load_dataset` opens.
 
     Args:
         uri: one of the above.
