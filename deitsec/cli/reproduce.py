@@ -96,7 +96,7 @@ def _command_of(study: Any) -> Any:
         **options: Any,
     ) -> None:
         from deitsec.cli.display import display
-        from deitsec.studies import reproduce
+        from deitsec.studies import page_name, reproduce
 
         check_report_folder(out)
         given = {field.name: _read(field, options[field.name]) for field in fields}
@@ -113,7 +113,7 @@ def _command_of(study: Any) -> Any:
                 options=given,
                 shown=shown,
             )
-        print(json.dumps(document, indent=2) if as_json else out / f"{study.name}.md")
+        print(json.dumps(document, indent=2) if as_json else out / f"{page_name(document)}.md")
 
     shared = [
         _parameter("data", StudyData, None),

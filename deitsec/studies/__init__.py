@@ -2,6 +2,6 @@
 
 from deitsec.studies.registry import STUDIES, study
 from deitsec.studies.study import Page, Study, StudyRun
-from deitsec.studies.written import page_of, reproduce
+from deitsec.studies.written import page_name, page_of, reproduce
 
-__all__ = ["STUDIES", "Page", "Study", "StudyRun", "page_of", "reproduce", "study"]
+__all__ = ["STUDIES", "Page", "Study", "StudyRun", "page_name", "page_of", "reproduce", "study"]

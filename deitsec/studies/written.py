@@ -15,13 +15,14 @@ from deitsec.data import load_data
 from deitsec.environment import environment
 from deitsec.report.figure import plot_style, png_bytes
 from deitsec.studies.registry import study
-from deitsec.studies.study import Document, Shown, Silent, StudyRun
+from deitsec.studies.study import Document, Shown, Silent, Study, StudyRun
 from deitsec.studies.tables import seconds
 from deitsec.studies.workbook import Workbook
 from deitsec.whole_files import replace_files
 
 SCHEMA = "deitsec-study-1"
 QUICK_DATA = "digits"
+_ODD = re.compile(r"[^\w.-]+")
 _FIGURE = re.compile(r"\(figure:([\w-]+)\)")
 
 
@@ -42,8 +43,9 @@ def reproduce(
     Args:
         name: of the study.
         data: a data source; None takes the study's own, or digits where it is quick.
-        out: folder: `<name>.md`, and in `<name>/` the result, the figures and the pieces that are
-            done (`work/`).
+        out: folder: `<page>.md`, and in `<page>/` the result, the figures and the pieces that are
+            done (`work/`). The page is called as the study, on other data than the study's own
+            `<name>-<data>`.
         seed: of every draw.
         quick: the short form.
         fresh: whether pieces of an earlier run are thrown away.
@@ -52,7 +54,7 @@ def reproduce(
         shown: who is told how far it is.
 
     Returns:
-        The result, as `<name>/result.json` has it.
+        The result, as `<page>/result.json` has it.
 
     Raises:
         ValueError: an unknown study or option, an option out of range, or pieces in `out` that are
@@ -62,7 +64,7 @@ def reproduce(
     given = {key: value for key, value in (options or {}).items() if value is not None}
     settings = chosen.options(**({**chosen.quick, **given} if quick else given))
     source = load_data(data or (QUICK_DATA if quick else chosen.data))
-    folder = out / name
+    folder = out / _page_name(chosen, source.name, quick=quick)
     if fresh:
         shutil.rmtree(folder / "work", ignore_errors=True)
     identity = {
@@ -118,6 +120,7 @@ def page_of(document: Document) -> tuple[str, dict[str, bytes]]:
         raise ValueError(f"this is no result of a study: schema {document.get('schema')!r}")
     name = document["study"]
     chosen = study(name)
+    called = page_name(document)
     with plot_style():
         try:
             page = chosen.render(document)
@@ -126,20 +129,32 @@ def page_of(document: Document) -> tuple[str, dict[str, bytes]]:
                 f"this result of {name} lacks {error}: another version wrote it; run it again"
             ) from error
         figures = {key: png_bytes(figure) for key, figure in page.figures.items()}
-    body = _FIGURE.sub(lambda found: f"({name}/{found[1]}.png)", page.markdown)
+    body = _FIGURE.sub(lambda found: f"({called}/{found[1]}.png)", page.markdown)
     return f"{_head(document, chosen.title, chosen.source)}\n{body.strip()}\n", figures
 
 
 def write_page(document: Document, out: Path) -> Path:
     """Write a result, its figures and, last, its page; return the page's path."""
     markdown, figures = page_of(document)
-    name = document["study"]
+    name = page_name(document)
     page = out / f"{name}.md"
     result = json.dumps(document, indent=1, allow_nan=False) + "\n"
     files = {out / name / "result.json": result.encode()}
     files |= {out / name / f"{key}.png": content for key, content in figures.items()}
     replace_files({**files, page: markdown.encode()})
     return page
+
+
+def page_name(document: Document) -> str:
+    """What the page of a result is called, and the folder beside it."""
+    chosen, data = study(document["study"]), document["data"]["name"]
+    return _page_name(chosen, data, quick=document["quick"])
+
+
+def _page_name(chosen: Study[Any], data: str, *, quick: bool) -> str:
+    if quick or data == chosen.data:
+        return chosen.name
+    return f"{chosen.name}-{_ODD.sub('-', data)}"
 
 
 def _head(document: Document, title: str, source: str) -> str:
@@ -152,7 +167,7 @@ def _head(document: Document, title: str, source: str) -> str:
         f"{data['test']} test images, sha256 {data['sha256'][:12]}), {machine['cpu']}, "
         f"{machine['device']}, {machine['threads']} threads, PyTorch {machine['torch']}, seed "
         f"{document['seed']}, {seconds(document['seconds'])}. The figures are in "
-        f"[{document['study']}/result.json]({document['study']}/result.json), which this page is "
+        f"[{page_name(document)}/result.json]({page_name(document)}/result.json), which this page is "
         "made of.\n"
     )
 
