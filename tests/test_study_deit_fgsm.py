@@ -64,3 +64,46 @@ def test_published_figures_stand_beside_those_of_cifar10_only(broken):
     assert "points from the published one" in page
     document["found"]["networks"][1]["clean"]["accuracy"] = 0.1
     assert "ended at chance" in page_of(document)[0]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "words"),
+    [
+        ((0.5, 0.25, 0.05), "10.5% is reached at about 7.5/255, by the curve below"),
+        ((0.1, 0.05, 0.0), "10.5% is reached at 1/255 or below"),
+        ((0.9, 0.8, 0.7), "10.5% is reached at no eps up to 10/255"),
+    ],
+)
+def test_the_page_says_where_fgsm_comes_to_the_published_accuracy(broken, accuracies, words):
+    document = json.loads(json.dumps(broken[0]))
+    document["data"]["name"] = "cifar10"
+    first = document["found"]["networks"][0]
+    first["fgsm"]["accuracy"] = 0.5
+    first["curve"] = [
+        {"eps": level / 255, "fgsm": accuracy, "pgd": 0.0}
+        for level, accuracy in zip((1, 2, 10), accuracies, strict=True)
+    ]
+    assert words in page_of(document)[0]
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (0.9, "the larger part of the gap is between images seen and unseen"),
+        (0.45, "the larger part of the gap is there on images that it has seen"),
+    ],
+)
+def test_the_reason_for_the_accuracy_is_that_of_the_figures(broken, seen, words):
+    document = json.loads(json.dumps(broken[0]))
+    document["data"]["name"] = "cifar10"
+    document["found"]["networks"][0]["clean"]["accuracy"] = 0.4
+    document["found"]["seen"]["accuracy"] = seen
+    assert words in page_of(document)[0]
+
+
+def test_every_network_is_in_the_table_of_trainings_with_its_hash(broken):
+    document = broken[0]
+    assert set(document["models"]) == {"teacher", "deit", "robust-deit"}
+    assert all(len(model["sha256"]) == 64 for model in document["models"].values())
+    page = page_of(document)[0]
+    assert "| teacher, small_cnn | labels | 1 |" in page

@@ -166,3 +166,51 @@ def test_options_of_the_deit_study_are_checked():
     ):
         with pytest.raises(ValueError, match=message):
             made(**options)
+
+
+def _as_published(document):
+    """The document as if its network and data were the paper's."""
+    changed = json.loads(json.dumps(document))
+    changed["found"]["network"], changed["data"]["name"] = "papernot_mnist", "mnist"
+    base, last = changed["found"]["networks"][0], changed["found"]["networks"][-1]
+    base["clean"]["accuracy"] = 0.9951
+    base["jsma"] |= {"success": 0.9589, "robustness": 0.0155}
+    last["jsma"] |= {"success": 0.0045, "robustness": 0.1408}
+    return changed
+
+
+def test_figures_near_the_published_need_no_reason(defensive):
+    page = page_of(_as_published(defensive[0]))[0]
+    assert "No figure is more than 2 points from the published one." in page
+    assert "| gain of robustness | +790% | +808% |" in page
+
+
+@pytest.mark.parametrize(
+    ("control", "words"),
+    [
+        (0.95, "That leaves 0.9 points; the others come from how the network was trained."),
+        (0.60, "no nearer to the published figure, so its reason was not found"),
+    ],
+)
+def test_the_reason_for_a_far_success_hangs_on_the_control(defensive, control, words):
+    document = _as_published(defensive[0])
+    document["found"]["networks"][0]["jsma"]["success"] = 0.80
+    document["found"]["control"]["jsma"]["success"] = control
+    page = page_of(document)[0]
+    assert "| JSMA success, undistilled | 95.89% | 80.00% | -15.89 |" in page
+    assert words in page
+
+
+def test_a_far_accuracy_is_laid_to_training_or_to_images(defensive):
+    document = _as_published(defensive[0])
+    document["found"]["networks"][0]["clean"]["accuracy"] = 0.6
+    for seen, words in ((0.95, "between images seen and unseen"), (0.65, "that it has seen")):
+        document["found"]["seen"]["accuracy"] = seen
+        assert f"the larger part of the gap is {words}" in page_of(document)[0].replace(
+            "there on images ", ""
+        )
+
+
+def test_temperatures_that_were_not_run_are_named(defensive):
+    page = page_of(defensive[0])[0]
+    assert "Of the paper's temperatures 1, 2, 5, 10, 30, 40, 50, 100 were not run." in page

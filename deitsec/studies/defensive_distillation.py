@@ -19,7 +19,10 @@ from deitsec.metrics.gradient_amplitude import (
     log10_gradient_amplitude,
 )
 from deitsec.models import Classifier
-from deitsec.studies.defensive_distillation_page import BASELINE, render
+from deitsec.studies.defensive_distillation_figures import BASELINE
+from deitsec.studies.defensive_distillation_page import render
+from deitsec.studies.defensive_distillation_published import TEMPERATURES
+from deitsec.studies.seen_images import accuracy_seen
 from deitsec.studies.study import Study, StudyRun
 from deitsec.training import FitConfig, new_model, predict, recipe
 from deitsec.training.defensive import (
@@ -49,7 +52,7 @@ class Options:
     """
 
     temperatures: tuple[float, ...] = field(
-        default=(1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 100.0),
+        default=TEMPERATURES,
         metadata={"help": "Temperatures of training, with commas between them."},
     )
     samples: int = field(default=100, metadata={"help": "Images aimed at each other class."})
@@ -142,10 +145,43 @@ def measure(run: StudyRun[Options]) -> Piece:
     return {
         "network": _network_name(run),
         "recipe": dataclasses.asdict(fitted),
-        "paper_recipe": dataclasses.asdict(recipe(run.data, _network_name(run)).fit),
+        "paper_recipe": dataclasses.asdict(_paper_recipe(run)),
         "eps": _eps(run),
         "edges": list(AMPLITUDE_EDGES),
         "networks": measured,
+        "train_rows": 0 if run.data.train is None else len(run.data.train),
+        "seen": run.part(f"{BASELINE}-seen", partial(accuracy_seen, baseline, run.data)),
+        "ways": _ways(run, baseline),
+        "control": _control(run, fitted),
+    }
+
+
+def _ways(run: StudyRun[Options], network: Classifier) -> Piece:
+    """JSMA on the undistilled network in the other ways that it could be meant."""
+    saturated = partial(_jsma, run, Probabilities(network), network, skip_saturated=False)
+    return {
+        "saturated": run.part(f"{BASELINE}-jsma_saturated", saturated),
+        "logits": run.part(f"{BASELINE}-jsma_logits", partial(_jsma, run, network, network)),
+    }
+
+
+def _control(run: StudyRun[Options], fitted: FitConfig) -> Piece | None:
+    """An undistilled network by the paper's recipe, of as many epochs; None where all are."""
+    names = ("epochs", "batch_size", "threads")
+    kept = {name: getattr(fitted, name) for name in names}
+    paper = dataclasses.replace(_paper_recipe(run), **kept)
+    if paper == fitted:
+        return None
+    network = run.network(
+        "control",
+        partial(_new, run, 0),
+        lambda model, **more: fit_at_temperature(
+            model.to(run.device), run.data, DefensiveConfig(fit=paper, temperature=1.0), **more
+        ),
+    )
+    return {
+        "clean": run.part("control-clean", partial(_clean, run, network)),
+        "jsma": run.part("control-jsma", partial(_jsma, run, Probabilities(network), network)),
     }
 
 
@@ -177,8 +213,11 @@ def _recipe(run: StudyRun[Options]) -> FitConfig:
     names = ("epochs", "batch_size", "optimizer", "lr", "schedule", "precision", "threads")
     given = {name: getattr(run.options, name) for name in names}
     changes = {name: value for name, value in given.items() if value is not None}
-    fit = recipe(run.data, _network_name(run), seed=run.seed).fit
-    return dataclasses.replace(fit, **changes)
+    return dataclasses.replace(_paper_recipe(run), **changes)
+
+
+def _paper_recipe(run: StudyRun[Options]) -> FitConfig:
+    return recipe(run.data, _network_name(run), seed=run.seed).fit
 
 
 def _eps(run: StudyRun[Options]) -> float:
@@ -239,7 +278,9 @@ def _gradients(run: StudyRun[Options], network: Classifier) -> Piece:
     }
 
 
-def _jsma(run: StudyRun[Options], seen: nn.Module, network: Classifier) -> Piece:
+def _jsma(
+    run: StudyRun[Options], seen: nn.Module, network: Classifier, *, skip_saturated: bool = True
+) -> Piece:
     """Each sample aimed at every other class; a failure counts as all features that may change."""
     options, classes = run.options, run.data.num_classes
     images, labels = _samples(run, options.samples)
@@ -248,7 +289,8 @@ def _jsma(run: StudyRun[Options], seen: nn.Module, network: Classifier) -> Piece
     steps = torch.arange(1, classes).repeat(len(images))
     targets = (labels[rows] + steps) % classes
     limit = min(options.features, values)
-    attack = JSMA(gamma=limit / values, skip_saturated=True)  # as in the authors' cleverhans
+    # as the authors' cleverhans has it
+    attack = JSMA(gamma=limit / values, skip_saturated=skip_saturated)
     result = Engine(seen, seed=run.seed).run(
         attack,
         images[rows],

@@ -20,6 +20,7 @@ from deitsec.models import Classifier, load_model, model_sha256, save_checkpoint
 from deitsec.report.example import Example, pack_examples
 from deitsec.shards import Manifest, ShardRows, read_shard
 from deitsec.studies.deit_fgsm_page import render
+from deitsec.studies.seen_images import accuracy_seen, accuracy_unseen
 from deitsec.studies.study import Study, StudyRun
 from deitsec.training import (
     AdversarialConfig,
@@ -82,20 +83,27 @@ class Options:
 
 def measure(run: StudyRun[Options]) -> Piece:
     """Train, extract the weights, attack into files, evaluate from the files; then harden."""
-    plain = _plain(run)
+    plain, teacher = _plain(run)
     found: Piece = {
         "eps": _eps(run),
         "class_names": list(run.data.class_names),
         "train_rows": 0 if run.data.train is None else len(run.data.train),
         "weights": run.part("weights", partial(_weights, run, plain)),
+        "teacher": None
+        if teacher is None
+        else {
+            "architecture": teacher.name,
+            **run.part("teacher-clean", partial(accuracy_unseen, teacher, run.data)),
+        },
+        "seen": run.part("seen", partial(accuracy_seen, plain, run.data)),
         "networks": [],
     }
     robust = _robust(run, plain)
-    for name, network, how in (
-        ("distilled" if not run.options.pretrained else "fine-tuned", plain, "undefended"),
-        ("adversarially-trained", robust, "TRADES, on from the first"),
+    for name, network, model in (
+        ("fine-tuned" if teacher is None else "distilled", plain, "deit"),
+        ("adversarially-trained", robust, "robust-deit"),
     ):
-        one: Piece = {"name": name, "how": how, "architecture": network.name}
+        one: Piece = {"name": name, "model": model, "architecture": network.name}
         one["clean"] = run.part(f"{name}-clean", partial(_clean, run, network))
         for key, attack, per_class in _attacks(run):
             make = partial(_from_files, run, network, attack, per_class, f"{name}-{key}")
@@ -105,14 +113,14 @@ def measure(run: StudyRun[Options]) -> Piece:
     return found
 
 
-def _plain(run: StudyRun[Options]) -> Classifier:
-    """The DeiT that is attacked."""
+def _plain(run: StudyRun[Options]) -> tuple[Classifier, Classifier | None]:
+    """The DeiT that is attacked, and its teacher where it has one."""
     options, data = run.options, run.data
     plan = recipe(data, options.model, pretrained=options.pretrained, seed=run.seed)
     build = partial(new_model, options.model, data, pretrained=options.pretrained, seed=run.seed)
     if plan.distillation is None:
         config = plan.fit.with_epochs(options.epochs)
-        return run.network("deit", build, partial(_trained, run, fit, config=config))
+        return run.network("deit", build, partial(_trained, run, fit, config=config)), None
     from_labels = recipe(data, options.teacher, seed=run.seed).fit.with_epochs(options.epochs)
     teacher = run.network(
         "teacher",
@@ -126,7 +134,7 @@ def _plain(run: StudyRun[Options]) -> Classifier:
     def learn(student: Classifier, **more: Any) -> Any:
         return distill(student.to(run.device), teacher, data, config, **more)
 
-    return run.network("deit", build, learn)
+    return run.network("deit", build, learn), teacher
 
 
 def _robust(run: StudyRun[Options], plain: Classifier) -> Classifier:

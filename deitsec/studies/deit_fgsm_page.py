@@ -1,13 +1,14 @@
 """The page of the broken DeiT: tables beside the published figures, confusion, images, curve."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deitsec.report.example import unpack_examples
 from deitsec.report.example_grid import example_grid
 from deitsec.report.figure import MARKERS, SERIES, new_figure
 from deitsec.report.plots import confusion_matrices
+from deitsec.studies.seen_images import why_less_accurate
 from deitsec.studies.study import Document, Page
 from deitsec.studies.tables import share, table
 
@@ -33,6 +34,8 @@ def render(document: Document) -> Page:
         f"{weights['tensors']} tensors, {weights['bytes']:,} bytes of safetensors, sha256 "
         f"`{weights['sha256'][:16]}`; loaded from the file the model gives "
         f"{'the same logits' if same else 'OTHER LOGITS'}.\n",
+        "## How it was trained\n",
+        _training(document),
         f"## Clean, and on {rows} FGSM images read back from disk\n",
         _side_by_side(document, plain),
         _differences(document, plain),
@@ -42,6 +45,8 @@ def render(document: Document) -> Page:
         else "No image of the FGSM shards fools the model, so there is none to show.\n",
         "## Stronger attacks, and a hardened DeiT\n",
         _attacks(found),
+        f"Accuracy by eps on the {plain['strongest']['rows']} images of "
+        f"`{plain['strongest']['spec']}`:\n",
         "![Accuracy under FGSM and PGD by eps](figure:curve)\n",
         _words(found),
     ]
@@ -84,17 +89,7 @@ def _differences(document: Document, plain: Found) -> str:
     lines: list[str] = []
     clean = plain["clean"]["accuracy"] - _PUBLISHED_CLEAN["accuracy"]
     if abs(clean) > _FAR:
-        how = (
-            "the weights were not pretrained"
-            if not document["options"]["pretrained"]
-            else "the model and its tuning are others"
-        )
-        lines.append(
-            f"- Clean accuracy is {100 * clean:+.1f} points from the published one: {how}, "
-            f"{plain['architecture']} has {found['weights']['parameters']:,} parameters (a DeiT-S "
-            f"has 22 million) and it saw {found['train_rows']:,} images of 50,000. The drop is "
-            "what is compared here, not the level."
-        )
+        lines.append(_why_clean(document, plain, clean))
     fallen = plain["fgsm"]["accuracy"]
     published_drop = 100 * (_PUBLISHED_CLEAN["accuracy"] - 0.1050)
     drop = 100 * (plain["fgsm"]["clean_accuracy"] - fallen)
@@ -105,11 +100,70 @@ def _differences(document: Document, plain: Found) -> str:
     )
     if abs(fallen - 0.1050) > _FAR:
         lines.append(
-            "- The study does not state its eps. The curve below shows at which eps this model "
-            f"comes to 10.5%; at eps = {found['eps'] * 255:.0f}/255 it is "
-            f"{share(fallen, 1)}, since the two models and their gradients differ."
+            "- The study does not state its eps, so one figure cannot be held against the other: "
+            f"at eps = {found['eps'] * 255:.3g}/255 this model is at {share(fallen, 1)}, and "
+            f"{_crossing(plain['curve'], 0.1050)}"
         )
     return "\n".join(lines) + "\n"
+
+
+def _why_clean(document: Document, plain: Found, points: float) -> str:
+    """What was found about the distance to the published accuracy."""
+    found = document["found"]
+    start = "published weights" if document["options"]["pretrained"] else "no published weights"
+    seen, teacher = found["seen"], found["teacher"]
+    words = (
+        f"- Clean accuracy is {100 * points:+.1f} points from the published one. It started from "
+        f"{start}, has {found['weights']['parameters']:,} parameters and saw "
+        f"{found['train_rows']:,} of CIFAR-10's 50,000 training images. On {seen['rows']:,} images "
+        f"that it was trained on it has {share(seen['accuracy'], 1)}: "
+    )
+    published = _PUBLISHED_CLEAN["accuracy"]
+    words += why_less_accurate(seen["accuracy"], plain["clean"]["accuracy"], published) + "."
+    if teacher is not None:
+        words += (
+            f" Its teacher, a {teacher['architecture']} trained on the same images, has "
+            f"{share(teacher['accuracy'], 1)}."
+        )
+    return words
+
+
+def _crossing(curve: Sequence[Found], level: float) -> str:
+    """Where accuracy under FGSM falls to a level, between measured radii."""
+    radii = [point["eps"] * 255 for point in curve]
+    values = [point["fgsm"] for point in curve]
+    for place, value in enumerate(values):
+        if value > level:
+            continue
+        if place == 0:
+            return f"{share(level, 1)} is reached at {radii[0]:.3g}/255 or below."
+        fraction = (values[place - 1] - level) / (values[place - 1] - value)
+        eps = radii[place - 1] + fraction * (radii[place] - radii[place - 1])
+        return f"{share(level, 1)} is reached at about {eps:.1f}/255, by the curve below."
+    return f"{share(level, 1)} is reached at no eps up to {radii[-1]:.3g}/255."
+
+
+def _training(document: Document) -> str:
+    """A row for each network: from what it learnt, how long, and what it is worth."""
+    found, models = document["found"], document["models"]
+    plain, robust = found["networks"]
+    teacher = found["teacher"]
+    rows: list[list[str]] = []
+    if teacher is not None:
+        name = f"teacher, {teacher['architecture']}"
+        rows.append(_trained_row(name, "labels", models["teacher"], teacher["accuracy"]))
+    how = (
+        "labels, from published weights" if teacher is None else "labels and its teacher's answers"
+    )
+    for one, way in ((plain, how), (robust, "TRADES, from the weights above")):
+        accuracy = one["clean"]["accuracy"]
+        name = f"{one['name']} {one['architecture']}"
+        rows.append(_trained_row(name, way, models[one["model"]], accuracy))
+    return table(["network", "learnt from", "epochs", "wall clock, s", "clean accuracy"], rows)
+
+
+def _trained_row(name: str, way: str, model: Found, accuracy: float) -> list[str]:
+    return [name, way, str(model["epochs"]), f"{model['seconds']:.0f}", share(accuracy)]
 
 
 def _attacks(found: Found) -> str:

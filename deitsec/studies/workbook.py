@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from deitsec.data import DataSource
-from deitsec.models import Classifier, load_weights, save_checkpoint
+from deitsec.models import Classifier, load_weights, model_sha256, save_checkpoint
 from deitsec.training import FitResult, TrainingEvent
 from deitsec.whole_files import replace_files
 
@@ -23,6 +23,10 @@ class Workbook:
         folder: made where it is missing.
         identity: everything that decides the pieces; plain values.
 
+    Attributes:
+        seconds: that each piece took, by name, in the run that made it.
+        models: of each network the sha256 of its weights, its epochs and seconds.
+
     Raises:
         ValueError: the folder holds the pieces of another study, or of other settings; the message
             names each difference.
@@ -31,6 +35,7 @@ class Workbook:
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self.folder = folder
         self.seconds: dict[str, float] = {}
+        self.models: dict[str, dict[str, Any]] = {}
         self._seen: set[str] = set()
         path = folder / "identity.json"
         ours = json.loads(json.dumps(identity))
@@ -80,7 +85,9 @@ class Workbook:
             epochs = len(result.history)
             replace_files({record: _json({"seconds": result.seconds, "epochs": epochs})})
             shutil.rmtree(state, ignore_errors=True)
-        self.seconds[name] = _read(record)["seconds"]
+        noted = _read(record)
+        self.seconds[name] = noted["seconds"]
+        self.models[name] = {"sha256": model_sha256(network), **noted}
         return network
 
     def _path(self, name: str, suffix: str) -> Path:

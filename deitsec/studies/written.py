@@ -103,6 +103,7 @@ def reproduce(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": sum(run.workbook.seconds.values()),
         "parts": run.workbook.seconds,
+        "models": run.workbook.models,
         "found": found,
     }
     document = json.loads(json.dumps(document, allow_nan=False))
@@ -160,6 +161,7 @@ def _page_name(chosen: Study[Any], data: str, *, quick: bool) -> str:
 def _head(document: Document, title: str, source: str) -> str:
     data, machine = document["data"], document["environment"]
     form = " (quick form)" if document["quick"] else ""
+    name = page_name(document)
     return (
         f"# {title}{form}\n\nAfter {source}.\n\n"
         f"    {document['command']}\n\n"
@@ -167,8 +169,7 @@ def _head(document: Document, title: str, source: str) -> str:
         f"{data['test']} test images, sha256 {data['sha256'][:12]}), {machine['cpu']}, "
         f"{machine['device']}, {machine['threads']} threads, PyTorch {machine['torch']}, seed "
         f"{document['seed']}, {seconds(document['seconds'])}. The figures are in "
-        f"[{page_name(document)}/result.json]({page_name(document)}/result.json), which this page is "
-        "made of.\n"
+        f"[{name}/result.json]({name}/result.json), which this page is made of.\n"
     )
 
 
