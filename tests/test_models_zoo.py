@@ -49,6 +49,13 @@ def test_unknown_name_names_the_nearest(name, nearest):
         load_model(name)
 
 
+def test_a_file_in_the_place_of_a_name_is_told_from_a_misspelt_name(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="a file of weights is given as checkpoint"):
+        load_model(str(path))
+
+
 def test_name_is_needed():
     with pytest.raises(ValueError, match="name is needed"):
         load_model()

@@ -109,8 +109,10 @@ def check_rows(part: Part, source: ImageSet | None, record: VariantRecord) -> It
         column = "linf_levels" if norm == "linf" else norm
         stated = part.column(column)
 
-        def say(row: int, stated: NDArray[Any] = stated, again: NDArray[Any] = again):
-            return f"stated as {stated[row]}, the pixels give {again[row]}"
+        def say(
+            row: int, name: str = column, stated: NDArray[Any] = stated, again: NDArray[Any] = again
+        ) -> str:
+            return f"{name} is stated as {stated[row]}, the pixels give {again[row]}"
 
         wrong = part.known & (stated != again)
         yield from rows_where(part.loaded, wrong, "distance", column, say, start=part.start)

@@ -221,6 +221,8 @@ def _timm_cfg(timm: Any, name: str) -> Any:
             return timm.get_pretrained_cfg(name)
         except RuntimeError:
             pass  # the architecture exists, the tag does not
+    if Path(name).is_file():
+        raise ValueError(f"unknown model {name!r}: a file of weights is given as checkpoint")
     known = [*OWN_NETWORKS, *timm.list_models(), *timm.list_models(pretrained=True)]
     near = get_close_matches(name, known, n=1, cutoff=0.0)
     raise ValueError(f"unknown model {name!r}: the nearest name is {near[0]!r} (see list_models())")
