@@ -65,15 +65,15 @@ def _changed(document, **changes):
     [
         (
             {"jsma__success": 0.0, "jsma_cooled__success": 0.9, "apgd_dlr__accuracy": 0.0},
-            "The defense hides gradients and does not make the network robust.",
+            "At T = 20 the defense hides gradients and does not make the network robust.",
         ),
         (
             {"jsma__success": 0.0, "jsma_cooled__success": 0.9, "apgd_dlr__accuracy": 0.95},
-            "The defense hides gradients, and beyond that the network withstands more.",
+            "At T = 20 the defense hides gradients, and beyond that the network withstands more.",
         ),
         (
             {"jsma__success": 0.5, "jsma_cooled__success": 0.5, "apgd_dlr__accuracy": 0.95},
-            "The distilled networks withstand more, and no gradient was found hidden.",
+            "At T = 20 the network withstands more, and no gradient was found hidden.",
         ),
         (
             {"jsma__success": 0.5, "jsma_cooled__success": 0.5, "apgd_dlr__accuracy": 0.0},
@@ -214,3 +214,13 @@ def test_a_far_accuracy_is_laid_to_training_or_to_images(defensive):
 def test_temperatures_that_were_not_run_are_named(defensive):
     page = page_of(defensive[0])[0]
     assert "Of the paper's temperatures 1, 2, 5, 10, 30, 40, 50, 100 were not run." in page
+
+
+def test_a_large_variation_is_laid_to_the_teacher_or_to_the_student(defensive):
+    document = _as_published(defensive[0])
+    found = document["found"]
+    found["networks"][-1]["clean"]["accuracy"] = 0.5
+    found["seen"]["accuracy"] = 0.9
+    for seen, words in ((0.6, "as many steps learn less"), (0.9, "the student learns from")):
+        found["last_teacher"]["seen"]["accuracy"] = seen
+        assert words in page_of(document)[0]

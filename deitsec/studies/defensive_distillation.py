@@ -22,7 +22,7 @@ from deitsec.models import Classifier
 from deitsec.studies.defensive_distillation_figures import BASELINE
 from deitsec.studies.defensive_distillation_page import render
 from deitsec.studies.defensive_distillation_published import TEMPERATURES
-from deitsec.studies.seen_images import accuracy_seen
+from deitsec.studies.seen_images import accuracy_seen, accuracy_unseen
 from deitsec.studies.study import Study, StudyRun
 from deitsec.training import FitConfig, new_model, predict, recipe
 from deitsec.training.defensive import (
@@ -128,6 +128,7 @@ def measure(run: StudyRun[Options]) -> Piece:
     first = partial(_first, run, fitted)
     baseline = first(1.0)
     measured = [_measured(run, baseline, BASELINE, 1.0)]
+    teacher = baseline
     for temperature in options.temperatures:
         teacher = baseline if temperature == 1 else first(temperature)
         student = run.network(
@@ -151,6 +152,10 @@ def measure(run: StudyRun[Options]) -> Piece:
         "networks": measured,
         "train_rows": 0 if run.data.train is None else len(run.data.train),
         "seen": run.part(f"{BASELINE}-seen", partial(accuracy_seen, baseline, run.data)),
+        "last_teacher": {
+            "clean": run.part("last-teacher-clean", partial(accuracy_unseen, teacher, run.data)),
+            "seen": run.part("last-teacher-seen", partial(accuracy_seen, teacher, run.data)),
+        },
         "ways": _ways(run, baseline),
         "control": _control(run, fitted),
     }

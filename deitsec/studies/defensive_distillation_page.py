@@ -152,7 +152,7 @@ def _strong_words(found: Found) -> str:
     """What the figures say of the distilled networks; nothing here is known beforehand."""
     base, distilled = found["networks"][0], found["networks"][1:]
     hidden = min(distilled, key=lambda one: one["jsma"]["success"])
-    cooled = hidden["jsma_cooled"]["success"]
+    cooled, at = hidden["jsma_cooled"]["success"], f"{hidden['temperature']:g}"
     apgd = max(one["apgd_dlr"]["accuracy"] for one in distilled)
     words = [
         f"At T = {hidden['temperature']:g} JSMA on probabilities reaches "
@@ -162,25 +162,37 @@ def _strong_words(found: Found) -> str:
         "images of a distilled network are still classified right "
         f"({share(base['apgd_dlr']['accuracy'], 1)} undistilled).",
     ]
-    distances = [one["cw"]["median_l2"] for one in found["networks"]]
-    farther = None
-    if all(distances):
-        farther = max(distances[1:]) / distances[0]
-        words.append(
-            "The median L2 distance that C&W needs is at most "
-            f"{farther:.2f} times that of the undistilled network."
-        )
+    farther, said = _farther(found, hidden)
+    words += [said] if said else []
     masked = cooled - hidden["jsma"]["success"] > _NOTABLE
-    helps = apgd > base["apgd_dlr"]["accuracy"] + _NOTABLE or (farther or 0) > _FARTHER
+    gained = hidden["apgd_dlr"]["accuracy"] - base["apgd_dlr"]["accuracy"]
+    helps = gained > _NOTABLE or (farther or 0) > _FARTHER
     if masked and not helps:
-        verdict = "The defense hides gradients and does not make the network robust."
+        verdict = f"At T = {at} the defense hides gradients and does not make the network robust."
     elif masked:
-        verdict = "The defense hides gradients, and beyond that the network withstands more."
+        verdict = (
+            f"At T = {at} the defense hides gradients, and beyond that the network withstands more."
+        )
     elif helps:
-        verdict = "The distilled networks withstand more, and no gradient was found hidden."
+        verdict = f"At T = {at} the network withstands more, and no gradient was found hidden."
     else:
         verdict = "In this run the defense neither hid gradients nor made a network robust."
     return " ".join([*words, f"**{verdict}**"]) + "\n"
+
+
+def _farther(found: Found, hidden: Found) -> tuple[float | None, str]:
+    """How many times as far C&W goes on the network whose gradients are hidden most; in words."""
+    base, distilled = found["networks"][0], found["networks"][1:]
+    if not all(one["cw"]["median_l2"] for one in found["networks"]):
+        return None, ""
+    here = hidden["cw"]["median_l2"] / base["cw"]["median_l2"]
+    most = max(distilled, key=lambda one: one["cw"]["median_l2"])
+    farthest = most["cw"]["median_l2"] / base["cw"]["median_l2"]
+    return here, (
+        f"The median L2 distance that C&W needs there is {here:.2f} times that of the undistilled "
+        f"network ({hidden['cw']['rows']} and {base['cw']['rows']} images that are classified "
+        f"right); the farthest is {farthest:.2f} times, at T = {most['temperature']:g}."
+    )
 
 
 def _strong_table(found: Found) -> str:
