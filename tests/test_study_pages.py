@@ -18,6 +18,7 @@ def test_some_studies_are_committed():
         "adversarial-lecture",
         "attack-lecture",
         "defensive-distillation",
+        "deit-fgsm",
         "mnist-adversarial",
     }
     assert found <= set(STUDIES)
