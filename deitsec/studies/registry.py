@@ -49,7 +49,7 @@ STUDIES: dict[str, str] = {
     ),
     "attack-lecture": (
         "a photograph changed with confidence, denial of service and impersonation, and each "
-        "prevention with its answer; about 30 minutes on a very busy machine"
+        "prevention with its answer; about 14 minutes on a busy machine"
     ),
     "adversarial-lecture": (
         "from a linear classifier by hand to poisoned training sets: L-BFGS, prints, fooling "
