@@ -154,6 +154,7 @@ def _attack(
     told = run.rows(f"attacking {method}")
     for done, (name, attack) in enumerate(attacks.items(), start=1):
         result = engine.run(attack, images, labels, sample_ids=rows)
+        found["clean_attacked"] = result.clean_correct.double().mean().item()
         found[name] = result.robust_accuracy
         told(done * len(rows), len(attacks) * len(rows))
     return found

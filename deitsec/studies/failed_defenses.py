@@ -319,7 +319,7 @@ def _attacked(
         result = engine.run(attack, images, labels, sample_ids=rows, progress=run.rows(stage))
         return result.clean_correct, result.clean_correct & (result.logits.argmax(1) == labels)
 
-    _, plain = left(PGD(eps=eps, steps=options.steps), defended.plain)
+    clean, plain = left(PGD(eps=eps, steps=options.steps), defended.plain)
     adaptive = plain.clone()
     for attack in (
         PGD(eps=eps, steps=options.adaptive_steps),
@@ -332,6 +332,7 @@ def _attacked(
         "adaptive_attack": defended.adaptive_attack,
         "clean": _share(_right(run, defended.model)),
         "clean_rows": len(run.data.test),
+        "clean_attacked": _share(clean),  # of the rows that are attacked
         "plain": _share(plain),
         "adaptive": _share(adaptive),
         "seconds": seconds,
