@@ -55,6 +55,7 @@ def transfer_matrix(
     labels: Tensor,
     attack: Attack,
     *,
+    surrogates: Mapping[str, nn.Module] | None = None,
     seed: int = 0,
     queries: int = 1000,
     batch_size: int | None = None,
@@ -64,7 +65,8 @@ def transfer_matrix(
 
     An attack spends its whole budget on the highest loss of its source (`stop="never"`): one that
     stops at the border of the source's class says little of others. On a source that gives no
-    gradients the images are made by Square (scores) or HopSkipJump (decisions) within the same eps.
+    gradients the images are made by Square (scores) or HopSkipJump (decisions) within the same eps,
+    unless there is a surrogate of it.
 
     Args:
         models: by name; images (B, C, H, W) in [0, 1] -> (B, K) logits.
@@ -72,6 +74,8 @@ def transfer_matrix(
         labels: (N,) int64.
         attack: what is run on each source; with an L-infinity radius where a source gives no
             gradients.
+        surrogates: by name of a model: one whose gradients the attack follows in its stead; the
+            model itself judges which of the images are its highest loss.
         seed: of the attacks and the noise.
         queries: of an image, on a source that gives no gradients.
         batch_size: of the attacks; None takes what fits.
@@ -82,15 +86,23 @@ def transfer_matrix(
             has no form for a source.
     """
     _check_classes(models, images, labels)
+    followed = surrogates or {}
     chosen = {
-        name: attack_for(name, model, attack, queries=queries) for name, model in models.items()
+        name: attack_for(name, followed.get(name, model), attack, queries=queries)
+        for name, model in models.items()
     }
     clean = {name: predict(model, images, seed=seed) == labels for name, model in models.items()}
     ids = torch.arange(len(images))
     rate: list[tuple[float | None, ...]] = []
     noise: list[tuple[float | None, ...]] = []
     for name, model in models.items():
-        engine = Engine(model, stop="never", seed=seed, batch_size=batch_size or "auto")
+        engine = Engine(
+            model,
+            surrogate=followed.get(name),
+            stop="never",
+            seed=seed,
+            batch_size=batch_size or "auto",
+        )
         adv = engine.run(chosen[name], images, labels, progress=_told(progress, name)).adv
         shuffled = noise_of_same_size(images, adv, ids.to(images.device), seed=seed)
         for found, shown in ((rate, adv), (noise, shuffled)):

@@ -5,12 +5,12 @@ from functools import cached_property
 
 from torch import Tensor
 
-from deitsec.attacks import HopSkipJumpLinf
 from deitsec.data import to_float
 from deitsec.models import Classifier
 from deitsec.studies.photographs import Subject, photograph_classifier
 from deitsec.studies.plain_network import plain_network
 from deitsec.studies.study import StudyRun
+from deitsec.training.recipes import recipe
 from deitsec.verification.protocol import choose_rows
 from deitsec.verification.suite import suite_eps
 
@@ -33,11 +33,13 @@ class Options:
     side: int = field(default=224, metadata={"help": "Of a crop, in pixels."})
     network: str = field(default="small_cnn", metadata={"help": "Of the data."})
     epochs: int = field(default=0, metadata={"help": "Of its trainings; 0 takes the recipes'."})
-    per_class: int = field(default=5, metadata={"help": "Test images of each class."})
+    per_class: int = field(default=20, metadata={"help": "Test images of each class."})
     steps: int = field(default=20, metadata={"help": "Of PGD in the tables of defenses."})
     lbfgs_steps: int = field(default=60, metadata={"help": "Evaluations of a search by L-BFGS."})
-    lbfgs_per_class: int = field(default=2, metadata={"help": "Images of each class for L-BFGS."})
-    generations: int = field(default=300, metadata={"help": "Of the evolved images, at most."})
+    lbfgs_per_class: int = field(default=5, metadata={"help": "Images of each class for L-BFGS."})
+    generations: tuple[int, ...] = field(
+        default=(300, 1000), metadata={"help": "Of the evolved images, at most; one or more."}
+    )
     fooling_steps: int = field(default=300, metadata={"help": "Of the descent from noise."})
     draws: int = field(default=4, metadata={"help": "Of each physical change, and of noise."})
     members: int = field(default=2, metadata={"help": "Networks of the failed ensemble."})
@@ -52,7 +54,11 @@ class Options:
         metadata={"help": "Of scikit-learn, that images are shown to."},
     )
     queries: int = field(
-        default=400, metadata={"help": "Of an image, on a source without gradients."}
+        default=1000, metadata={"help": "Of an image, on a source without gradients or a twin."}
+    )
+    # twice the digits' usual radius, at which neighbours and vectors hold: chosen after seeing that
+    transfer_eps: float = field(
+        default=0.2, metadata={"help": "L-infinity radius of the transfer between kinds."}
     )
     rates: tuple[float, ...] = field(
         default=(0.02, 0.1), metadata={"help": "Shares of the training set that are poisoned."}
@@ -69,8 +75,10 @@ class Options:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.labelled or min(self.labelled) < 1 or self.epochs < 0:
             raise ValueError("labelled must hold numbers of at least 1, and epochs at least 0")
-        if "svm" in self.estimators:  # it gives decisions alone, which need a few more questions
-            HopSkipJumpLinf(max_queries=self.queries)
+        if not 0 < self.transfer_eps <= 1:
+            raise ValueError(f"transfer_eps must be in (0, 1], got {self.transfer_eps}")
+        if not self.generations or list(self.generations) != sorted(set(self.generations)):
+            raise ValueError(f"generations must ascend, at least one, got {self.generations}")
 
 
 class Bench:
@@ -104,6 +112,21 @@ class Bench:
         options = self.run.options
         names = dict.fromkeys((LINEAR, DENSE, options.network))
         return {name: plain_network(self.run, name, name, epochs=options.epochs) for name in names}
+
+    def trained_otherwise(self) -> dict[str, dict[str, Classifier]]:
+        """By name the linear and the chosen classifier, by how long they were trained."""
+        run, options = self.run, self.run.options
+        found: dict[str, dict[str, Classifier]] = {}
+        for name in dict.fromkeys((LINEAR, options.network)):
+            usual = options.epochs or recipe(run.data, name, seed=run.seed).fit.epochs
+            lengths = {max(1, usual // 4): "shorter", usual: "", 2 * usual: "longer"}
+            found[name] = {
+                f"{epochs} epochs": plain_network(run, f"{name}-{words}", name, epochs=epochs)
+                if words
+                else self.networks[name]
+                for epochs, words in lengths.items()
+            }
+        return found
 
     @property
     def network(self) -> Classifier:

@@ -2,19 +2,38 @@
 
 from statistics import fmean
 
-from deitsec.report.wording import grey_levels
+from deitsec.report.wording import grey_levels, joined, points
 from deitsec.studies.attacked_photographs import attack_strip, outcome_table
-from deitsec.studies.destruction import PRINT, destruction_table
+from deitsec.studies.destruction import PRINT
+from deitsec.studies.destruction_page import (
+    destruction_table,
+    order_found,
+    published_rate,
+    size_found,
+)
+from deitsec.studies.failed_defenses_page import notable
 from deitsec.studies.few_labels import METHODS, few_labels_table
-from deitsec.studies.fooled_by_nothing import fooling_figure, fooling_section
+from deitsec.studies.fooled_by_nothing import fooling_figure, fooling_section, shown_methods
 from deitsec.studies.lbfgs_distortions import distortion_section
 from deitsec.studies.lecture import Found
-from deitsec.studies.linear_classifiers import PUBLISHED_EPS, linear_figure, linear_section
+from deitsec.studies.linear_classifiers import (
+    PUBLISHED,
+    PUBLISHED_EPS,
+    linear_figure,
+    linear_section,
+)
 from deitsec.studies.photographs import told
+from deitsec.studies.published_mixture import EPS as MIXTURE_EPS
+from deitsec.studies.published_mixture import PUBLISHED as PUBLISHED_MIXTURE
+from deitsec.studies.published_transfer import published_transfer
 from deitsec.studies.study import Page
 from deitsec.studies.tables import share
-from deitsec.studies.transfer_between import transfer_figure, transfer_section
-from deitsec.studies.worked_example import worked_example_table
+from deitsec.studies.transfer_between import (
+    failed_sources,
+    transfer_figure,
+    transfer_section,
+)
+from deitsec.studies.worked_example import LECTURE, worked_example_table
 
 
 def show_example(found: Found) -> Page:
@@ -30,15 +49,26 @@ def show_example(found: Found) -> Page:
 def short_example(found: Found) -> str:
     """The probability before and after."""
     before, after = found["probability"]
-    return f"The probability goes from {share(before)} to {share(after)}, as the lecture has it."
+    theirs = LECTURE["probability"]
+    same = all(
+        f"{ours:.2f}" == f"{value:.2f}" for ours, value in zip((before, after), theirs, strict=True)
+    )
+    beside = ", ".join(f"{value:g}" for value in theirs)
+    return (
+        f"The probability goes from {share(before)} to {share(after)}; the lecture has {beside}, "
+        f"{'the same' if same else 'not the same'} to two digits."
+    )
 
 
 def show_linear(found: Found) -> Page:
     """Errors by radius, the optimum, and the templates."""
     return Page(
-        markdown=f"{found['rows']} test images.\n\n{linear_section(found)}",
+        markdown=linear_section(found),
         figures={"templates": linear_figure(found)},
     )
+
+
+PUBLISHED_LINEAR = PUBLISHED["logistic_regression"]
 
 
 def short_linear(found: Found) -> str:
@@ -46,7 +76,11 @@ def short_linear(found: Found) -> str:
     point = next(one for one in found["points"] if one["eps"] == PUBLISHED_EPS)
     sure = point["confidence"]
     said = "" if sure is None else f", which it is {share(sure, 1)} sure of"
-    return f"Within eps 0.25 a linear classifier gets {share(point['error'], 1)} wrong{said}."
+    return (
+        f"Within eps {PUBLISHED_EPS:g} a linear classifier gets {share(point['error'], 1)} of "
+        f"{found['rows']} images wrong{said} (published: {share(PUBLISHED_LINEAR[1], 1)} at "
+        f"{share(PUBLISHED_LINEAR[2], 1)})."
+    )
 
 
 def show_distortions(found: Found) -> Page:
@@ -70,10 +104,13 @@ def show_sizes(found: Found) -> Page:
         f"At most {grey_levels(found['eps'])}, in images of 8 bits, each method to the highest "
         "loss that it finds; the iterative ones take steps of one level.",
         "![a photograph under each method](figure:strip)",
-        f"Photographs: {told(photographs['subject']).replace('--model', '--photo-model')}",
+        f"Photographs: {told(photographs['subject'], option='--photo-model')}",
         outcome_table([(one["name"], one) for one in photographs["attacks"]]),
-        f"{data['model']} on {data['attacks'][0]['rows']} images of {data['data']}:",
-        outcome_table([(one["name"], one) for one in data["attacks"]]),
+        f"{data['model']} on {data['attacks'][0]['rows']} images of {data['data']}; *error, clean* "
+        f"is of all {data['test_rows']:,} test images:",
+        outcome_table(
+            [(one["name"], {**one, "clean_error": data["test_error"]}) for one in data["attacks"]]
+        ),
     ]
     figures = {"strip": attack_strip(photographs["example"])}
     return Page(markdown="\n\n".join(parts), figures=figures)
@@ -88,30 +125,34 @@ def short_sizes(found: Found) -> str:
 
 
 def show_destruction(found: Found) -> Page:
-    """Rates on photographs and on the data."""
-    return Page(
-        markdown="Photographs. " + destruction_table(found["photographs"]) + "\nThe published "
-        "rates are of real prints of ImageNet images that Inception v3 got wrong, photographed by "
-        "a phone; ours are of a simulation of it. What differs beside that: a small classifier of "
-        "a few classes that never saw a blurred or turned image goes by what is fine in the "
-        "image, and so do the attacks on it; the simulation blurs by up to a pixel of 224, a print "
-        "by less of a larger image; and each attack here goes on to the highest loss, so that the "
-        "iterative ones are surer of their answer than the fast one, and outlast more.\n\n"
-        f"{found['name']}. " + destruction_table(found["data"])
-    )
+    """Rates on photographs and on the data, and what is known of their order."""
+    photographs, data, name = found["photographs"], found["data"], found["name"]
+    parts = [
+        f"Photographs. {destruction_table(photographs)}",
+        size_found(photographs),
+        order_found("On photographs", photographs),
+        f"{name.capitalize()}. {destruction_table(data)}",
+        order_found(f"On {name}", data),
+    ]
+    return Page(markdown="\n\n".join(parts))
 
 
 def short_destruction(found: Found) -> str:
-    """What the simulated print takes back of each method."""
+    """What the simulated print takes back of each method, beside the published."""
     said: list[str] = []
-    for method in found["photographs"]["methods"]:
+    photographs = found["photographs"]
+    for method in photographs["methods"]:
         rate = method["rates"][PRINT]
-        said.append(f"{method['name']} {'-' if rate is None else share(rate, 1)}")
-    return f"A simulated print and photograph take back: {', '.join(said)}."
+        theirs = published_rate(method["name"], photographs["eps"])
+        beside = "" if theirs is None else f" (published {share(theirs, 1)})"
+        said.append(f"{method['name']} {'-' if rate is None else share(rate, 1)}{beside}")
+    return f"A simulated print and photograph takes back: {', '.join(said)}. " + order_found(
+        "On photographs", photographs, short=True
+    )
 
 
 def show_fooling(found: Found) -> Page:
-    """The images of nothing."""
+    """The fooling images."""
     return Page(
         markdown=f"{found['model']}:\n\n{fooling_section(found)}",
         figures={"nothing": fooling_figure(found, found["class_names"])},
@@ -121,9 +162,9 @@ def show_fooling(found: Found) -> Page:
 def short_fooling(found: Found) -> str:
     """Classes reached by each method."""
     said = ", ".join(
-        f"{one['name']} {one['fooled']} of {one['classes']}" for one in found["methods"]
+        f"{one['name']} {one['fooled']} of {one['classes']}" for one in shown_methods(found)
     )
-    return f"Classes with an image of nothing at 99% or more: {said}."
+    return f"Classes with a fooling image at 99% or more: {said}."
 
 
 def short_failed(found: Found) -> str:
@@ -131,11 +172,17 @@ def short_failed(found: Found) -> str:
     base, *others = found["defenses"]
     flattered = max(others, key=lambda one: one["plain"] - one["adaptive"])
     best = max(others, key=lambda one: one["adaptive"])
+    gap = flattered["plain"] - flattered["adaptive"]
+    least = notable(found["rows"])
+    told = (
+        f"the plain attack flatters {flattered['name']} most ({share(flattered['plain'], 1)} "
+        f"against {share(flattered['adaptive'], 1)})"
+        if gap > least
+        else f"no defense is flattered by the plain attack by more than {points(least)}"
+    )
     return (
-        f"Undefended {share(base['adaptive'], 1)} are left; the plain attack flatters "
-        f"{flattered['name']} most ({share(flattered['plain'], 1)} against "
-        f"{share(flattered['adaptive'], 1)}); {best['name']} holds most, "
-        f"{share(best['adaptive'], 1)}."
+        f"On {found['rows']} images: undefended {share(base['adaptive'], 1)} are left; {told}; "
+        f"{best['name']} holds most, {share(best['adaptive'], 1)}."
     )
 
 
@@ -168,29 +215,60 @@ def short_few_labels(found: Found) -> str:
         if point["labelled"] == fewest
     }
     alone, virtual = (share(means[name], 1) for name in METHODS)
+    runs = len(found["points"][0]["accuracies"])
     return (
-        f"With {fewest} labels of each class {virtual} are right, and {alone} without the "
-        "unlabelled images."
+        f"With {fewest} labels of each class {virtual} of the test images are right, and {alone} "
+        f"without the unlabelled images (means of {runs} run{'' if runs == 1 else 's'})."
     )
 
 
 def show_other_models(found: Found) -> Page:
-    """The transfer matrix."""
-    return Page(
-        markdown="\n\n".join(transfer_section(found)),
-        figures={"transfer": transfer_figure(found)},
+    """The transfer matrix, beside the published, and the usual radius."""
+    matrix, usual = found["matrix"], found["usual"]
+    held = [
+        f"{name} {share(usual['rate'][place][place], 1)}"
+        for place, name in enumerate(usual["names"])
+    ]
+    weak = failed_sources(usual)
+    chosen = (
+        f"At most {grey_levels(matrix['eps'])}. This radius was chosen after seeing the usual one, "
+        f"{grey_levels(usual['eps'])}, where the same attacks succeed on their own models with: "
+        f"{', '.join(held)}"
     )
+    chosen += f"; so {joined(weak)} would say nothing of transfer there." if weak else "."
+    parts = [chosen, *transfer_section(matrix), published_transfer(matrix)]
+    return Page(markdown="\n\n".join(parts), figures={"transfer": transfer_figure(matrix)})
 
 
 def short_other_models(found: Found) -> str:
-    """What images made on the dense network do to the estimators."""
-    source = found["names"].index("mnist_dense")
+    """What images made on the dense network do to the others, beside shuffled noise."""
+    matrix = found["matrix"]
+    source = matrix["names"].index("mnist_dense")
+    if "mnist_dense" in failed_sources(matrix):
+        return "On mnist_dense the attack failed on its own model: no transfer figure."
     said = ", ".join(
-        f"{name} {share(found['rate'][source][place], 1)}"
-        for place, name in enumerate(found["names"])
+        f"{name} {_share(matrix['rate'][source][place])} ({_share(matrix['noise'][source][place])})"
+        for place, name in enumerate(matrix["names"])
         if place != source
     )
-    return f"Images made on mnist_dense fool: {said}."
+    return (
+        f"Images made on mnist_dense within {grey_levels(matrix['eps'])} fool, and in brackets the "
+        f"same change shuffled: {said}."
+    )
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else share(value, 1)
+
+
+def short_mixture(found: Found) -> str:
+    """The errors under FGSM without and with it."""
+    before, after = found["error under FGSM"]
+    theirs = PUBLISHED_MIXTURE["error under FGSM"]
+    return (
+        f"At eps {MIXTURE_EPS:g} FGSM gets {share(before, 1)} wrong without it and "
+        f"{share(after, 1)} with it (published: {share(theirs[0], 1)} and {share(theirs[1], 1)})."
+    )
 
 
 def short_poisoning(found: Found) -> str:

@@ -13,6 +13,7 @@ from deitsec.engine import Engine
 from deitsec.models import Classifier
 from deitsec.studies.adversarial_training_page import render
 from deitsec.studies.study import Study, StudyRun
+from deitsec.studies.undefended_curve import UndefendedCurve
 from deitsec.training import (
     AdversarialConfig,
     FitConfig,
@@ -20,6 +21,7 @@ from deitsec.training import (
     adversarial_fit,
     adversarial_recipe,
     fit,
+    predict,
 )
 from deitsec.training.adversarial_config import METHODS
 from deitsec.training.recipes import new_model, recipe
@@ -81,6 +83,7 @@ def measure(run: StudyRun[Options]) -> dict[str, Any]:
         entries.append({"method": method, "training": training, **attacked})
     return {
         "rows": len(rows),
+        "curve_rows": min(run.options.curve_rows, len(run.data.test)),
         "model": run.options.model,
         "eps": eps,
         "strong": run.options.strong,
@@ -95,8 +98,13 @@ def _trained(run: StudyRun[Options], method: str, eps: float) -> tuple[Classifie
     kept: dict[str, Any] = {}
 
     def train(network: Classifier, **more: Any) -> FitResult:
-        go: Any = fit if isinstance(config, FitConfig) else adversarial_fit
-        result: FitResult = go(network.to(run.device), data, config, **more)
+        network = network.to(run.device)
+        if isinstance(config, FitConfig):
+            curve = UndefendedCurve(run, network, config, eps=eps, rows=run.options.curve_rows)
+            told = curve.told(more.pop("progress"))
+            result = curve.drawn(fit(network, data, config, progress=told, **more))
+        else:
+            result = adversarial_fit(network, data, config, **more)
         # kept before the network is, which is not trained again once it is there
         kept.update(run.part(f"{method}-history", lambda: _history(result)))
         return result
@@ -138,11 +146,15 @@ def _attack(
         "pgd": PGD(eps=eps, steps=run.options.steps),
         "strong": create_attack(run.options.strong, eps=eps),
     }
-    found: dict[str, Any] = {}
+    right = predict(network, run.data.test).argmax(1) == run.data.test.labels
+    found: dict[str, Any] = {
+        "clean": right.double().mean().item(),
+        "clean_rows": len(right),
+    }
     told = run.rows(f"attacking {method}")
     for done, (name, attack) in enumerate(attacks.items(), start=1):
         result = engine.run(attack, images, labels, sample_ids=rows)
-        found["clean"] = result.clean_correct.double().mean().item()
+        found["clean_attacked"] = result.clean_correct.double().mean().item()
         found[name] = result.robust_accuracy
         told(done * len(rows), len(attacks) * len(rows))
     return found

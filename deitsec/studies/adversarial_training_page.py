@@ -14,12 +14,14 @@ def render(document: Document) -> Page:
     """Make the page of a result."""
     found, options = document["found"], document["options"]
     curved = [entry for entry in found["methods"] if _curve(entry)]
+    whole = found["methods"][0].get("clean_rows")
+    of_clean = f" *Clean* is of all {whole:,} test images." if whole else ""
     parts = [
         f"{found['model']} trained by each method, and attacked within "
         f"{found['eps'] * 255:.4g}/255 (L-infinity) on {found['rows']} test images. *PGD* takes "
         f"{options['steps']} steps. The figure to believe is the least of a row, that of the "
         "strongest attack tried, and still an upper bound of the truth. Seconds an epoch are "
-        "those of the whole epoch on this machine, the judging of it included.",
+        f"those of the whole epoch on this machine, the judging of it included.{of_clean}",
         _table(found),
         _verdict(found),
     ]
@@ -33,9 +35,11 @@ def render(document: Document) -> Page:
             _detector(found),
         ]
     if curved:
+        each = found.get("curve_rows")
+        some = f"{each} training and {each} test" if each else "some training and test"
         parts += [
             "## Learning curves",
-            "Accuracy on some training and test images, clean and under PGD; they pick nothing.",
+            f"Accuracy on {some} images, clean and under PGD; they pick nothing.",
             "![learning curves](figure:learning-curves)",
         ]
     figures = {}

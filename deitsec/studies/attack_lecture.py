@@ -1,7 +1,7 @@
 """A lecture on attacks: a photograph changed, goals, and each prevention with its answer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -50,7 +50,7 @@ class Options:
     side: int = field(default=224, metadata={"help": "Of a crop, in pixels."})
     network: str = field(default="small_cnn", metadata={"help": "Of the data."})
     epochs: int = field(default=0, metadata={"help": "Of its trainings; 0 takes the recipes'."})
-    per_class: int = field(default=5, metadata={"help": "Test images of each class."})
+    per_class: int = field(default=20, metadata={"help": "Test images of each class."})
     steps: int = field(default=20, metadata={"help": "Of PGD."})
     thresholds: tuple[float, ...] = field(
         default=(0.0, 0.9, 0.99), metadata={"help": "Least confidence of an impersonation."}
@@ -224,8 +224,8 @@ TOPICS: tuple[Topic[Bench], ...] = (
     Topic(
         name="photograph",
         title="A photograph, changed",
-        says="A change that nobody sees makes a classifier of photographs say something else, and "
-        "say it with confidence.",
+        says="The lecture says that a change which nobody sees makes a classifier of photographs "
+        "say something else, and say it with confidence.",
         measure=_measure_photograph,
         show=show_photograph,
         short=short_photograph,
@@ -250,8 +250,9 @@ TOPICS: tuple[Topic[Bench], ...] = (
     Topic(
         name="hidden-data",
         title="Prevention: hide the training data",
-        says="Without the data nobody can train the same model. The answer: other data of the same "
-        "kind do. The data are cut in two halves that share no image; the model learns one.",
+        says="Without the data nobody can train the same model. The lecture answers that other "
+        "data of the same kind do. Here the data are cut in two halves that share no image; the "
+        "model learns one.",
         measure=_hidden_data,
         show=show_hidden_data,
         short=short_hidden_data,
@@ -259,8 +260,8 @@ TOPICS: tuple[Topic[Bench], ...] = (
     study_topic(
         "adversarial-training",
         title="Prevention: train on adversarial images",
-        says="The model learns the attacked images with their labels. The answer is a stronger "
-        "attack; the price is clean accuracy, and time.",
+        says="The model learns the attacked images with their labels. The lecture says that the "
+        "answer is a stronger attack, and the price clean accuracy, and time.",
         options=_of_adversarial,
         short=short_adversarial,
     ),
@@ -275,7 +276,8 @@ TOPICS: tuple[Topic[Bench], ...] = (
     study_topic(
         "detector",
         title="Prevention: a discriminator",
-        says="A second network tells adversarial images from clean ones. The answer: attack both.",
+        says="A second network is to tell adversarial images from clean ones. The answer: attack "
+        "both.",
         options=_of_detector,
         short=short_detector,
     ),
@@ -289,7 +291,14 @@ def measure(run: StudyRun[Options]) -> dict[str, Any]:
 
 def render(document: Document) -> Page:
     """Make the page of a result."""
-    return render_topics(document, TOPICS)
+    page = render_topics(document, TOPICS)
+    return replace(page, markdown=f"{_NO_FIGURES}\n\n{page.markdown}")
+
+
+_NO_FIGURES = (
+    "The lecture gives no figures, so that ours have none of its own to stand beside them; what it "
+    "says is told as such, and what was measured after it."
+)
 
 
 STUDY = Study(

@@ -28,12 +28,13 @@ def show_photograph(found: Found) -> Page:
 def show_goals(found: Found) -> Page:
     """Both goals, by confidence."""
     goals = found["goals"]
+    denied = ", ".join(f"{share(one['denial'], 1)} of {one['name']}" for one in goals)
     about = ", ".join(f"{one['right']} of {one['rows']} {one['name']}" for one in goals)
     return Page(
-        markdown="PGD at half of the usual radius, at which not all succeeds, on images that the "
-        f"classifier has right ({about}). An impersonation is a pair of image and target class; a "
-        "denial of service by targets counts the images for which one of them is reached with that "
-        "confidence.\n\n" + impersonation_table(goals)
+        markdown="PGD at half of the usual radius, on images that the classifier has right "
+        f"({about}); untargeted it succeeds on {denied}. An impersonation is a pair of image and "
+        "target class; a denial of service by targets counts the images for which one of them is "
+        "reached with that confidence.\n\n" + impersonation_table(goals)
     )
 
 
@@ -65,11 +66,19 @@ def short_goals(found: Found) -> str:
 
 def show_hidden_data(found: Found) -> Page:
     """What fools the model, by what the attacker knew."""
+    own, same, other = (one["fooled"] for one in found["known"])
     return Page(
         markdown=f"{found['network']} on {found['rows']} test images, PGD within "
         f"{grey_levels(found['eps'])}; shares are of the images that the model has right, and "
-        "noise is the same change shuffled.\n\n" + hidden_data_table(found)
+        "noise is the same change shuffled. *Accuracy* is that on all "
+        f"{found['test_rows']:,} test images.\n\n{hidden_data_table(found)}\nOf what "
+        f"knowing the model gives ({share(own, 1)}), other weights on the same data give "
+        f"{_part(same, own)}, and none of its data {_part(other, own)}."
     )
+
+
+def _part(some: float, whole: float) -> str:
+    return f"{some / whole:.2f} of it" if whole else "nothing to compare"
 
 
 def short_hidden_data(found: Found) -> str:
@@ -83,14 +92,24 @@ def short_hidden_data(found: Found) -> str:
 
 
 def short_hidden_model(found: Found) -> str:
-    """What the best substitute comes to."""
-    name, best = max(
-        ((one["name"], attack) for one in found["substitutes"] for attack in one["attacks"]),
-        key=lambda pair: pair[1]["transfer"] or 0.0,
-    )
+    """What the best and the worst substitute come to, each beside noise of the same size."""
+    attacks = [(one["name"], attack) for one in found["substitutes"] for attack in one["attacks"]]
+    ranked = sorted(attacks, key=lambda pair: pair[1]["transfer"] or 0.0)
+    hidden = found["matrix"]["names"][0]
+
+    def told(name: str, attack: Found) -> str:
+        same = "of the hidden model's architecture" if name == hidden else "of another architecture"
+        return (
+            f"{name}, {same}, {attack['spec'].partition(':')[0]}: {share(attack['transfer'], 1)}, "
+            f"noise of the same size {share(attack['noise'], 1)}"
+        )
+
+    best, worst = ranked[-1], ranked[0]
+    if best is worst:
+        return f"The substitute trained on answers alone fools ({told(*best)})."
     return (
-        f"Trained on answers alone, the best substitute ({name}) fools "
-        f"{share(best['transfer'], 1)}, noise of the same size {share(best['noise'], 1)}."
+        f"Of the substitutes trained on answers alone the best fools ({told(*best)}), the worst "
+        f"({told(*worst)})."
     )
 
 
@@ -102,17 +121,26 @@ def short_adversarial(found: Found) -> str:
         for one in (undefended, trained)
     )
     return (
-        f"Under the strongest attack {after} are left instead of {before}, and clean accuracy goes "
-        f"from {share(undefended['clean'], 1)} to {share(trained['clean'], 1)}."
+        f"Under the strongest attack {after} are left instead of {before}, and clean accuracy "
+        f"{changed_by(undefended['clean'], trained['clean'])}."
     )
+
+
+def changed_by(before: float, after: float) -> str:
+    """How an accuracy changed: `falls from 98.0% to 96.0%`."""
+    if share(before, 1) == share(after, 1):
+        return f"stays at {share(after, 1)}"
+    went = "falls" if after < before else "rises"
+    return f"{went} from {share(before, 1)} to {share(after, 1)}"
 
 
 def short_noise(found: Found) -> str:
     """What noise at test time is worth, to who knows of it."""
     noisy = next(one for one in found["defenses"] if one["name"] == "noise at test time")
     return (
-        f"Noise at test time leaves {share(noisy['plain'], 1)} under an attack that does not know "
-        f"of it and {share(noisy['adaptive'], 1)} under one that averages over the noise."
+        f"On {found['rows']} images noise at test time leaves {share(noisy['plain'], 1)} under an "
+        f"attack that does not know of it and {share(noisy['adaptive'], 1)} under one that "
+        "averages over the noise."
     )
 
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from deitsec.attacks import Attack, format_spec
@@ -15,12 +17,11 @@ from deitsec.models.transforms import (
     Contrast,
     GaussianBlur,
     GaussianNoise,
+    Rotation,
     Transform,
     print_and_photograph,
 )
-from deitsec.report.wording import grey_levels
 from deitsec.studies.study import StudyRun
-from deitsec.studies.tables import share, table
 
 PRINT = "print, photograph"
 CHANGES: Mapping[str, Transform] = {
@@ -29,15 +30,12 @@ CHANGES: Mapping[str, Transform] = {
     "noise": GaussianNoise(std=0.04),
     "blur": GaussianBlur(sigma=1.0),
     "JPEG": JPEG(quality=(60, 95)),
+    "1 degree": Rotation(degrees=1),
+    "5 degrees": Rotation(degrees=5),
     PRINT: print_and_photograph(),
 }
-# Kurakin et al., arXiv:1607.02533, table 3, average case, top 1: ImageNet, Inception v3, prints
-# photographed by a phone; by eps in levels of 255
-PUBLISHED: Mapping[str, Mapping[int, float]] = {
-    "fast": {16: 0.125, 8: 0.333},
-    "basic iterative": {16: 0.404, 8: 0.521},
-    "least likely": {16: 0.722, 8: 0.863},
-}
+STRENGTHS = (0.25, 0.5)
+"""Of the print and photograph, beside the whole of it."""
 
 
 def measure_destruction(
@@ -61,18 +59,16 @@ def measure_destruction(
         eps: L-infinity radius, which the page shows.
         draws: of each change, for each image.
     """
-    engine = Engine(model, seed=run.seed, stop="never", quantize=True)
     methods: list[dict[str, Any]] = []
+    results: dict[str, AttackResult] = {}
     for name, attack in attacks.items():
         told = run.rows(f"{name}, to be photographed")
-        result = engine.run(attack, images, labels, progress=told)
-        fooled = result.clean_correct & (result.logits.argmax(1) != result.labels)
-
-        def rate(change: str, rows: Tensor, result: AttackResult = result) -> float | None:
-            some = replace(result, clean_correct=result.clean_correct & rows)
-            found = destruction_rate(model, some, CHANGES[change], num_samples=draws, seed=run.seed)
-            return None if found != found else found
-
+        engine = Engine(model, seed=run.seed, stop="never", quantize=True)
+        result = results[name] = engine.run(attack, images, labels, progress=told)
+        # the first image that fools, which is no surer than need be
+        first = Engine(model, seed=run.seed, quantize=True).run(attack, images, labels)
+        fooled = _fooled(result)
+        rate = partial(_rate, model, draws=draws, seed=run.seed)
         surest = result.logits.double().softmax(1).amax(1)
         surer = surest >= (surest[fooled].median() if bool(fooled.any()) else 0.0)
         methods.append(
@@ -81,38 +77,63 @@ def measure_destruction(
                 "spec": format_spec(attack),
                 "fooled": int(fooled.sum()),
                 "confidence": surest[fooled].mean().item() if bool(fooled.any()) else None,
-                "rates": {change: rate(change, fooled) for change in CHANGES},
-                "surer": rate(PRINT, surer),
-                "less_sure": rate(PRINT, ~surer),
+                "rates": {change: rate(result, CHANGES[change]) for change in CHANGES},
+                "strengths": {
+                    f"{strength:g}": rate(result, print_and_photograph(strength))
+                    for strength in STRENGTHS
+                },
+                "surer": rate(result, CHANGES[PRINT], surer),
+                "less_sure": rate(result, CHANGES[PRINT], ~surer),
+                "first_success": {
+                    "fooled": int(_fooled(first).sum()),
+                    "confidence": _confidence(first),
+                    "rate": rate(first, CHANGES[PRINT]),
+                },
             }
         )
-    return {"eps": eps, "rows": len(labels), "draws": draws, "methods": methods}
+    common = torch.stack([_fooled(result) for result in results.values()]).all(0)
+    for method, result in zip(methods, results.values(), strict=True):
+        method["common"] = _rate(model, result, CHANGES[PRINT], common, draws=draws, seed=run.seed)
+    return {
+        "eps": eps,
+        "rows": len(labels),
+        "draws": draws,
+        "common": int(common.sum()),
+        "clean": _seen_right(model, results, draws=draws, seed=run.seed),
+        "methods": methods,
+    }
 
 
-def destruction_table(found: Mapping[str, Any]) -> str:
-    """Rates by method and change, beside those of real prints at this eps, and by confidence."""
-    level = round(255 * found["eps"])
-    rows: list[list[str]] = []
-    for method in found["methods"]:
-        published = PUBLISHED.get(method["name"], {}).get(level)
-        rates = map(_shown, method["rates"].values())
-        rows.append([method["name"], str(method["fooled"]), *rates, _shown(published)])
-    sure = [
-        [method["name"], *(_shown(method[key]) for key in ("confidence", "surer", "less_sure"))]
-        for method in found["methods"]
-    ]
-    head = ("method", "images fooled", *CHANGES, "real prints, published")
-    halves = ("method", "confidence when wrong", "of the surer half", "of the other half")
-    return "\n".join(
-        [
-            f"At most {grey_levels(found['eps'])}, {found['rows']} images, {found['draws']} draws "
-            "of each change:\n",
-            table(head, rows),
-            "What print and photograph take back, by how sure the model was of its wrong answer:\n",
-            table(halves, sure),
-        ]
-    )
+def _fooled(result: AttackResult) -> Tensor:
+    return result.clean_correct & (result.logits.argmax(1) != result.labels)
 
 
-def _shown(rate: float | None) -> str:
-    return "-" if rate is None else share(rate, 1)
+def _confidence(result: AttackResult) -> float | None:
+    sure = result.logits.double().softmax(1).amax(1)[_fooled(result)]
+    return sure.mean().item() if len(sure) else None
+
+
+def _rate(
+    model: nn.Module,
+    result: AttackResult,
+    change: Transform,
+    rows: Tensor | None = None,
+    *,
+    draws: int,
+    seed: int,
+) -> float | None:
+    """The destruction rate of some rows, None where none was fooled."""
+    if rows is not None:
+        result = replace(result, clean_correct=result.clean_correct & rows)
+    found = destruction_rate(model, result, change, num_samples=draws, seed=seed)
+    return None if found != found else found
+
+
+def _seen_right(
+    model: nn.Module, results: Mapping[str, AttackResult], *, draws: int, seed: int
+) -> float | None:
+    """Share of the clean images that are right, and still are once printed and photographed."""
+    result = next(iter(results.values()))
+    # the opposite of what the model says of a clean image that it has right is wrong everywhere
+    clean = replace(result, adv=result.clean, logits=-result.clean_logits)
+    return _rate(model, clean, CHANGES[PRINT], draws=draws, seed=seed)

@@ -20,6 +20,7 @@ from deitsec.defenses.noise import noisy
 from deitsec.defenses.output_codes import OutputCode, coded, hadamard_codes
 from deitsec.defenses.pretraining import fit_pretrained, pretrainable
 from deitsec.defenses.random_dropout import RandomDropout, with_sampled_dropout
+from deitsec.defenses.transfer import predict
 from deitsec.engine import Engine
 from deitsec.models import Classifier
 from deitsec.studies.failed_defenses_page import render
@@ -325,14 +326,24 @@ def _attacked(
         APGD(eps=eps, steps=options.adaptive_steps, loss="dlr"),
     ):
         adaptive &= left(attack, defended.adaptive)[1]
+    seconds = time.perf_counter() - started
     return {
         "plain_attack": defended.plain_attack,
         "adaptive_attack": defended.adaptive_attack,
-        "clean": _share(clean),
+        "clean": _share(_right(run, defended.model)),
+        "clean_rows": len(run.data.test),
+        "clean_attacked": _share(clean),  # of the rows that are attacked
         "plain": _share(plain),
         "adaptive": _share(adaptive),
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds,
     }
+
+
+def _right(run: StudyRun[Options], model: nn.Module) -> Tensor:
+    """Which of all test images the defended model has right, at a draw each where it draws."""
+    test = run.data.test
+    images = to_float(test.images(torch.arange(len(test))))
+    return predict(model, images, seed=run.seed) == test.labels
 
 
 def _share(rows: Tensor) -> float:

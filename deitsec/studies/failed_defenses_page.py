@@ -37,14 +37,16 @@ def render(document: Document) -> Page:
     fooled = [
         entry["name"] for entry in found["defenses"] if entry["plain"] - entry["adaptive"] > least
     ]
+    whole = base.get("clean_rows")
+    of_clean = f" *Clean* is of all {whole:,} test images." if whole else ""
     parts = [
         f"{found['model']} on {found['rows']} test images; no value of an image is changed by more "
         f"than {grey_levels(found['eps'])}. *Plain PGD* ({options['steps']} steps) does not know "
         "of the defense; *adaptive* counts the images that withstand it, and PGD and APGD with the "
         f"DLR loss ({options['adaptive_steps']} steps each) by somebody who does. Every success is "
         "judged by the defended model itself, with random numbers that the attack has not seen. "
-        "The verdict follows from the row's figures and those of the first.",
-        _summary(fooled, least),
+        f"The verdict follows from the row's figures and those of the first.{of_clean}",
+        _summary(fooled, least, found["rows"]),
         table(head, rows),
         "## What each attack follows",
         table(("defense", "plain", "adaptive"), attacks),
@@ -92,11 +94,15 @@ def verdict(entry: Mapping[str, Any], base: Mapping[str, Any], least: float) -> 
     return said
 
 
-def _summary(fooled: list[str], least: float) -> str:
+def _summary(fooled: list[str], least: float, rows: int) -> str:
+    size = f"more than {points(least)}, which these {rows} images can tell,"
     if not fooled:
-        return "**No defense looked stronger under the plain attack than it was.**"
-    listed = ", ".join(fooled)
+        return (
+            f"**No defense looked stronger under the plain attack than it was by {size} "
+            "though by less some may have.**"
+        )
+    verb, they = ("looks", "it is") if len(fooled) == 1 else ("look", "they are")
     return (
-        f"**Under the plain attack {len(fooled)} of them look more than {points(least)} stronger "
-        f"than they are: {listed}.**"
+        f"**Under the plain attack {len(fooled)} of them {verb} stronger than {they} by {size} "
+        f"namely {', '.join(fooled)}.**"
     )

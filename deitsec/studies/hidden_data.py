@@ -12,6 +12,7 @@ from deitsec.defenses import transfer_matrix
 from deitsec.studies.plain_network import plain_network
 from deitsec.studies.study import StudyRun
 from deitsec.studies.tables import share, table
+from deitsec.training import predict
 from deitsec.verification.protocol import choose_rows
 
 # name of the piece -> (what it is, which half it learns, whether its weights are the defender's)
@@ -57,15 +58,18 @@ def measure_hidden_data(
             seed=run.seed,
             progress=lambda name, done, total: run.shown.rows(f"hidden data: {name}", done, total),
         )
+        test = run.data.test
+        right = [predict(one, test).argmax(1) == test.labels for one in networks.values()]
         return {
             "eps": eps,
             "rows": len(rows),
+            "test_rows": len(test),
             "network": network,
             "known": [
                 {
                     "name": name,
                     "words": words,
-                    "accuracy": matrix.accuracy[place],
+                    "accuracy": right[place].double().mean().item(),
                     "fooled": matrix.rate[place][0],
                     "noise": matrix.noise[place][0],
                 }

@@ -71,7 +71,7 @@ def fast_gradient_sign(run: StudyRun[Options], network: Classifier) -> Piece:
 
 
 def from_noise(run: StudyRun[Options], network: Classifier) -> Piece:
-    """Images for every class from noise, all steps taken; and by the formula to the letter."""
+    """Images for every class from noise, all steps taken; and by plain gradient descent."""
     found: Piece = {}
     for name, gap in (("sharpened", Fooling().gap), ("literal", math.inf)):
         result = fooling_images(

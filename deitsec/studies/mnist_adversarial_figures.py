@@ -14,9 +14,9 @@ from deitsec.studies.pictures import unpacked
 
 Found = Mapping[str, Any]
 
-_COLOURS = {"dense": CLEAN, "convolutional": ATTACKED}
+_COLOURS = (CLEAN, ATTACKED)  # of the first and the second network
 
-_TITLES = {"dense": "dense", "convolutional": "convolution"}  # of 12 letters at most
+_TITLES = {"convolutional": "convolution"}  # of 12 letters at most
 
 
 def figures_of(found: Found, *, every: int) -> dict[str, Any]:
@@ -75,11 +75,12 @@ def accuracy_by_radius(networks: Mapping[str, Found]) -> Any:
 
     figure = new_figure(3.0)
     axis = figure.subplots()
-    for marker, (name, found) in zip(MARKERS, networks.items(), strict=False):
+    looks = zip(MARKERS, _COLOURS, networks.items(), strict=False)
+    for marker, colour, (name, found) in looks:
         points = [(0.0, found["fgsm"]["clean"])]
         points += [(point["eps"], point["accuracy"]) for point in found["fgsm"]["points"]]
         style = {"marker": marker, "markersize": 3.5, "linewidth": 1.3}
-        axis.plot(*zip(*points, strict=True), color=_COLOURS[name], label=name, **style)
+        axis.plot(*zip(*points, strict=True), color=colour, label=name, **style)
     axis.set(xlabel="eps, L-infinity on images in [0, 1]", ylabel="right, clean and attacked")
     axis.set_ylim(-0.02, 1.02)
     axis.set_xlim(left=0)
@@ -128,7 +129,7 @@ def from_noise(networks: Mapping[str, Found], names: list[str]) -> Any:
     failed += [[not r for r in found["noise"]["shown_reached"]] for found in networks.values()]
     return image_matrix(
         pictures,
-        rows=("noise", *(_TITLES[name] for name in networks)),
+        rows=("noise", *(_TITLES.get(name, name) for name in networks)),
         columns=names,
         column_name="taken for",
         marked=np.array(failed),

@@ -23,7 +23,7 @@ from deitsec.types import Goal, Problem
 Piece = dict[str, Any]
 
 LITERAL_RATE = 0.05
-"""Step of the descent to the letter: that of `FoolingLookalike`."""
+"""Step of the plain gradient descent: that of `FoolingLookalike`."""
 SURE = 0.9
 """Softmax of the target that the second form asks for."""
 
@@ -106,7 +106,7 @@ def surely(run: StudyRun[Options], network: Classifier) -> Piece:
 
 
 def literally(run: StudyRun[Options], network: Classifier) -> Piece:
-    """The same formula descended by its own gradient, from noise and from the source itself."""
+    """Plain gradient descent on the formula, from noise and from the source itself."""
     pairs = pairs_of(run, network)
     return {
         name: {"rows": len(start), **_descend(run, network, pairs, start)}
@@ -119,7 +119,7 @@ def _descend(run: StudyRun[Options], network: Classifier, pairs: Pairs, x: Tenso
     goals = pairs.targets.to(x.device)
     y = one_hot(goals, run.data.num_classes)
     ever = torch.zeros_like(goals, dtype=torch.bool)
-    told = run.rows("targeted, to the letter")
+    told = run.rows("targeted, plain descent")
     with attack_mode(network), torch.enable_grad():
         for step in range(run.options.crafting_steps):
             x = x.detach().requires_grad_()

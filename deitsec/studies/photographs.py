@@ -169,8 +169,13 @@ def photograph_classifier(
     )
 
 
-def told(facts: Mapping[str, Any]) -> str:
-    """What the classifier is, in a sentence."""
+def told(facts: Mapping[str, Any], *, option: str = "--model") -> str:
+    """What the classifier is, in a sentence.
+
+    Args:
+        facts: of a `Subject`.
+        option: of the command, that takes another classifier.
+    """
     crops = f"crops of {facts['side']} x {facts['side']} pixels"
     if facts["pretrained"]:
         return (
@@ -184,8 +189,8 @@ def told(facts: Mapping[str, Any]) -> str:
         f"Hopper) a crop is cut from: {facts['train']} {crops} to train on, {facts['test']} from "
         "another part of the photographs to test on, which overlap each other, so they count for "
         f"less than as many photographs would. It has {100 * facts['accuracy']:.1f}% of them "
-        "right. It is no ImageNet classifier: where published weights can be had, `--model NAME "
-        "--pretrained` takes one."
+        "right. It is no ImageNet classifier: where published weights can be had, "
+        f"`{option} NAME --pretrained` takes one."
     )
 
 

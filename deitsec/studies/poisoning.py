@@ -207,13 +207,14 @@ def _figure(trials: list[dict[str, Any]]) -> Any:
             else trial["poisoned"]["flipped" if kind == "flip-one" else "attack_success"]
             for trial in own
         ]
+        line = ":" if plain else "-"
         axes.plot(
             [100 * trial["rate"] for trial in own],
             [100 * height for height in heights],
             label=own[0]["words"] + (" (accuracy)" if plain else ""),
             color=SERIES[number % len(SERIES)],
             marker=MARKERS[number % len(MARKERS)],
-            linestyle=":" if plain else "-",
+            linestyle=line if len(own) > 2 else "",  # two points are no course
         )
     axes.set(xlabel="rate, %", ylabel="attack succeeds, %", ylim=(-2, 102))
     axes.set_xlim(left=0)

@@ -49,11 +49,11 @@ STUDIES: dict[str, str] = {
     ),
     "attack-lecture": (
         "a photograph changed with confidence, denial of service and impersonation, and each "
-        "prevention with its answer; about 30 minutes on a very busy machine"
+        "prevention with its answer; about 14 minutes on a busy machine"
     ),
     "adversarial-lecture": (
-        "from a linear classifier by hand to poisoned training sets: L-BFGS, prints, images of "
-        "nothing, few labels, other models; about 10 minutes on a busy machine"
+        "from a linear classifier by hand to poisoned training sets: L-BFGS, prints, fooling "
+        "images, few labels, other models; about 17 minutes on a busy machine"
     ),
     "poisoning": (
         "flipped labels and backdoors by rate, and who finds them (Gu 2017, Tran 2018, Chen 2018); "
