@@ -173,7 +173,7 @@ def _as_published(document):
     changed = json.loads(json.dumps(document))
     changed["found"]["network"], changed["data"]["name"] = "papernot_mnist", "mnist"
     base, last = changed["found"]["networks"][0], changed["found"]["networks"][-1]
-    base["clean"]["accuracy"] = 0.9951
+    base["clean"]["accuracy"] = last["clean"]["accuracy"] = 0.9951
     base["jsma"] |= {"success": 0.9589, "robustness": 0.0155}
     last["jsma"] |= {"success": 0.0045, "robustness": 0.1408}
     return changed
