@@ -72,15 +72,13 @@ def study_topic(
         pieces = Workbook(run.workbook.folder / name, {"study": name, "options": plain})
         inner = dataclasses.replace(run, options=settings, workbook=pieces)
         found = chosen.measure(inner)  # pyright: ignore[reportArgumentType]
-        run.workbook.seconds.update(
-            {f"{name}/{part}": seconds for part, seconds in pieces.seconds.items()}
-        )
+        run.workbook.take_over(name, pieces)
         return {"options": plain, "found": found}
 
     return Topic(
         name=name,
         title=title,
-        says=f"{says} The study [{name}]({name}.md) has the whole of it; here it is reduced.",
+        says=f"{says} `deitsec reproduce {name}` has the whole of it; here it is reduced.",
         measure=measure,
         show=lambda found: study(name).render(found),
         short=lambda found: short(found["found"]),

@@ -90,6 +90,11 @@ class Workbook:
         self.models[name] = {"sha256": model_sha256(network), **noted}
         return network
 
+    def take_over(self, name: str, inner: "Workbook") -> None:
+        """Count the pieces and networks of a study that is a part of this one, under its name."""
+        self.seconds |= {f"{name}/{part}": seconds for part, seconds in inner.seconds.items()}
+        self.models |= {f"{name}/{model}": found for model, found in inner.models.items()}
+
     def _path(self, name: str, suffix: str) -> Path:
         assert _NAME.fullmatch(name), name
         assert name not in self._seen, f"{name} is asked for twice"
