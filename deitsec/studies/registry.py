@@ -45,7 +45,7 @@ STUDIES: dict[str, str] = {
     ),
     "mnist-adversarial": (
         "a dense and a convolutional network for MNIST: FGSM, images crafted from noise and from "
-        "other digits, defenses; about 20 minutes of a core's time, 89 on a crowded machine"
+        "other digits, defenses; 18 minutes on one core"
     ),
     "attack-lecture": (
         "a photograph changed with confidence, denial of service and impersonation, and each "
