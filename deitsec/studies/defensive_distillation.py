@@ -171,11 +171,14 @@ def _ways(run: StudyRun[Options], network: Classifier) -> Piece:
 
 
 def _control(run: StudyRun[Options], fitted: FitConfig) -> Piece | None:
-    """An undistilled network by the paper's recipe, of as many epochs; None where all are."""
+    """An undistilled network by the paper's recipe, of as many epochs; None where all are.
+
+    Another precision alone makes none.
+    """
     names = ("epochs", "batch_size", "threads")
     kept = {name: getattr(fitted, name) for name in names}
     paper = dataclasses.replace(_paper_recipe(run), **kept)
-    if paper == fitted:
+    if dataclasses.replace(paper, precision=fitted.precision) == fitted:
         return None
     network = run.network(
         "control",

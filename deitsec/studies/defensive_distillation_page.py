@@ -60,7 +60,7 @@ def _what(found: Found, document: Document) -> str:
         for name in _CHANGES
         if ours[name] != paper[name]
     ]
-    if found["network"] in _DIFFERS:
+    if found["network"] in _DIFFERS and ours["optimizer"] == paper["optimizer"]:
         changed.append(_DIFFERS[found["network"]])
     if ours["optimizer"].startswith("adam"):
         changed.append("an optimizer that does not notice that gradients at T are 1 / T as large")
@@ -177,7 +177,9 @@ def _strong_words(found: Found) -> str:
         verdict = f"At T = {at} the network withstands more, and no gradient was found hidden."
     else:
         verdict = "In this run the defense neither hid gradients nor made a network robust."
-    return " ".join([*words, f"**{verdict}**"]) + "\n"
+    words.append(f"**{verdict}**")
+    words.append("The verdict is about the network whose gradients are hidden most.")
+    return " ".join(words) + "\n"
 
 
 def _farther(found: Found, hidden: Found) -> tuple[float | None, str]:
