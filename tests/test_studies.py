@@ -110,6 +110,15 @@ def test_a_study_goes_on_from_what_is_done(tmp_path):
     assert MADE == ["two"]  # neither the network nor the first piece is made again
 
 
+def test_runs_with_labels_stand_beside_each_other(tmp_path):
+    reproduce("toy", out=tmp_path)
+    found = reproduce("toy", out=tmp_path, label="short", options={"steps": 1})
+    assert found["command"] == "deitsec reproduce toy --label short --steps 1"
+    assert {page.name for page in tmp_path.glob("*.md")} == {"toy.md", "toy-short.md"}
+    assert "(toy-short/line.png)" in (tmp_path / "toy-short.md").read_text()
+    assert json.loads((tmp_path / "toy" / "result.json").read_text())["options"]["steps"] == 3
+
+
 def test_a_training_that_was_stopped_goes_on(tmp_path):
     class Unplugged:
         def rows(self, stage, done, total): ...
@@ -182,6 +191,7 @@ def test_studies_are_listed(capsys):
         (["toy", "--rates", "a,b"], "--rates must be floats with commas between them, got 'a,b'"),
         (["toy", "--weight", "heavy"], "--weight must be a number such as 8/255, got 'heavy'"),
         (["toy", "--steps", "0"], "steps must be >= 1, got 0"),
+        (["toy", "--label", "../a"], "label must be letters, digits, '.', '_' and '-', got '../a'"),
         (["toy", "--out", "pyproject"], "--out must be a folder"),
         (["render", "nothing.json"], "nothing.json"),
         (["render", "pyproject"], "pyproject is no JSON"),

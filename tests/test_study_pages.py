@@ -51,3 +51,4 @@ def test_the_page_is_that_of_the_result(path):
 def test_a_study_on_other_data_has_a_page_of_its_own(data, quick, name):
     study = {"study": "defensive-distillation", "data": {"name": data}, "quick": quick}
     assert page_name(study) == name
+    assert page_name({**study, "label": "short"}) == f"{name}-short"

@@ -21,6 +21,10 @@ Fresh = Annotated[
 StudyData = Annotated[
     str | None, typer.Option(help="A data source; the study's own by default.", metavar="URI")
 ]
+Label = Annotated[
+    str | None,
+    typer.Option(help="Put behind the page's name, to keep several runs beside each other."),
+]
 
 
 class Studies(TyperGroup):
@@ -87,6 +91,7 @@ def _command_of(study: Any) -> Any:
 
     def command(
         data: str | None,
+        label: str | None,
         quick: bool,
         out: Path,
         seed: int,
@@ -105,6 +110,7 @@ def _command_of(study: Any) -> Any:
             document = reproduce(
                 study.name,
                 data=data,
+                label=label,
                 out=out,
                 seed=seed,
                 quick=quick,
@@ -117,6 +123,7 @@ def _command_of(study: Any) -> Any:
 
     shared = [
         _parameter("data", StudyData, None),
+        _parameter("label", Label, None),
         _parameter("quick", Quick, False),
         _parameter("out", Out, Path("studies")),
         _parameter("seed", Seed, 0),

@@ -22,6 +22,7 @@ from deitsec.whole_files import replace_files
 
 SCHEMA = "deitsec-study-1"
 QUICK_DATA = "digits"
+_NAME = re.compile(r"[\w.-]+")
 _ODD = re.compile(r"[^\w.-]+")
 _FIGURE = re.compile(r"\(figure:([\w-]+)\)")
 
@@ -30,6 +31,7 @@ def reproduce(
     name: str,
     *,
     data: str | None = None,
+    label: str | None = None,
     out: Path = Path("studies"),
     seed: int = 0,
     quick: bool = False,
@@ -43,9 +45,10 @@ def reproduce(
     Args:
         name: of the study.
         data: a data source; None takes the study's own, or digits where it is quick.
+        label: of the run, where several of one study stand beside each other.
         out: folder: `<page>.md`, and in `<page>/` the result, the figures and the pieces that are
             done (`work/`). The page is called as the study, on other data than the study's own
-            `<name>-<data>`.
+            `<name>-<data>`, and with the label after that.
         seed: of every draw.
         quick: the short form.
         fresh: whether pieces of an earlier run are thrown away.
@@ -57,14 +60,16 @@ def reproduce(
         The result, as `<page>/result.json` has it.
 
     Raises:
-        ValueError: an unknown study or option, an option out of range, or pieces in `out` that are
-            of other settings.
+        ValueError: an unknown study or option, an option out of range, a label that is no name, or
+            pieces in `out` that are of other settings.
     """
     chosen = study(name)
+    if label is not None and not _NAME.fullmatch(label):
+        raise ValueError(f"label must be letters, digits, '.', '_' and '-', got {label!r}")
     given = {key: value for key, value in (options or {}).items() if value is not None}
     settings = chosen.options(**({**chosen.quick, **given} if quick else given))
     source = load_data(data or (QUICK_DATA if quick else chosen.data))
-    folder = out / _page_name(chosen, source.name, quick=quick)
+    folder = out / _page_name(chosen, source.name, label, quick=quick)
     if fresh:
         shutil.rmtree(folder / "work", ignore_errors=True)
     identity = {
@@ -86,6 +91,7 @@ def reproduce(
     found = chosen.measure(run)
     command = {
         "data": data,
+        "label": label,
         "quick": quick or None,
         "seed": seed or None,
         "device": device,
@@ -94,6 +100,7 @@ def reproduce(
     document = {
         "schema": SCHEMA,
         "study": name,
+        "label": label,
         "command": _command(name, command),
         "seed": seed,
         "quick": quick,
@@ -149,13 +156,12 @@ def write_page(document: Document, out: Path) -> Path:
 def page_name(document: Document) -> str:
     """What the page of a result is called, and the folder beside it."""
     chosen, data = study(document["study"]), document["data"]["name"]
-    return _page_name(chosen, data, quick=document["quick"])
+    return _page_name(chosen, data, document.get("label"), quick=document["quick"])
 
 
-def _page_name(chosen: Study[Any], data: str, *, quick: bool) -> str:
-    if quick or data == chosen.data:
-        return chosen.name
-    return f"{chosen.name}-{_ODD.sub('-', data)}"
+def _page_name(chosen: Study[Any], data: str, label: str | None, *, quick: bool) -> str:
+    other = None if quick or data == chosen.data else _ODD.sub("-", data)
+    return "-".join(part for part in (chosen.name, other, label) if part)
 
 
 def _head(document: Document, title: str, source: str) -> str:
