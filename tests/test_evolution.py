@@ -1,6 +1,8 @@
 """Evolved fooling images."""
 
 import math
+from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from deitsec.attacks.evolution_cppn import EvolutionCPPN, activation, grid
 from deitsec.engine import Engine, fooling_images
 
 KINDS = [Evolution, EvolutionCPPN]
+ELITES = [partial(kind, map_elites=True) for kind in KINDS]
 
 
 class Watching:
@@ -60,7 +63,63 @@ def test_fitness_never_falls_and_is_that_of_the_image(kind):
     assert torch.equal(states[-1].generation, torch.full((6,), 16))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ELITES)
+def test_map_elites_keeps_the_fittest_of_all_children_for_every_class(kind):
+    """One generation after the other, by a plain loop over classes and children."""
+    model, p = digits_network(), _row(rows=3)
+    attack = kind(generations=6, population=5)
+    states = _run(attack, p, query := Watching(model))
+    with torch.no_grad():
+        asked = [model(x).log_softmax(1) for x in query.asked]
+    for row in range(3):
+        best = dict.fromkeys(range(10), (-math.inf, None))
+        for generation, state in enumerate(states[1:]):
+            for child in range(5 * generation, 5 * generation + 5):
+                for label in range(10):
+                    fitness = asked[child][row, label].item()
+                    if fitness > best[label][0]:
+                        best[label] = (fitness, query.asked[child][row])
+            champions = attack.express(state.genomes[row], p.x[:1].expand(10, -1, -1, -1))
+            for label, (fitness, image) in best.items():
+                assert state.fitness[row, label].item() == pytest.approx(fitness, abs=1e-6)
+                torch.testing.assert_close(champions[label], image, rtol=0, atol=1e-6)
+            torch.testing.assert_close(state.x[row], champions[p.y[row]], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ELITES)
+def test_map_elites_draws_its_parents_from_the_champions_of_all_classes(kind):
+    p = _row(rows=2)
+    attack = kind(population=4000)
+    state = attack.init(p).replace(fitness=torch.zeros(2, 10))
+    parents = attack._parents(p, state)
+    assert parents.shape == (2, 4000)
+    for row in parents:
+        counts = row.bincount(minlength=10)
+        assert len(counts) == 10
+        assert (counts - 400).abs().max() < 5 * math.sqrt(4000 * 0.1 * 0.9)
+
+
+def test_a_child_of_one_class_takes_over_another():
+    """A child that was bred from the champion of one class is the next champion of another."""
+    model, p = digits_network(), _row(rows=10)
+    attack = EvolutionCPPN(generations=40, population=4, map_elites=True)
+    states = _run(attack, p, Watching(model))[1:]
+    crossed = 0
+    for before, after in pairwise(states):
+        parents = attack._parents(p, before)
+        children = attack.mutate(
+            p, before.genomes.gather(1, _wide(parents, before)), before.generation
+        )
+        same = (children[:, :, None] == after.genomes[:, None]).all(3)  # (B, P, K)
+        crossed += int((same & (parents[:, :, None] != torch.arange(10))).sum())
+    assert crossed > 0
+
+
+def _wide(places, state):
+    return places[:, :, None].expand(-1, -1, state.genomes.shape[2])
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *ELITES])
 def test_rows_evolve_by_themselves(kind):
     model, p = digits_network(), _row()
     attack = kind(generations=6, population=4)
@@ -167,7 +226,7 @@ def test_mutation_of_networks_keeps_genes_what_they_are():
     assert genomes.abs().max() <= 8
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *ELITES])
 def test_colour_images_and_another_seed(kind):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(105, 3))
@@ -180,7 +239,7 @@ def test_colour_images_and_another_seed(kind):
     assert not torch.equal(first.adv, other.adv)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *ELITES])
 def test_a_model_that_says_nan_to_some_images_is_survived(kind):
     network = digits_network()
 

@@ -17,11 +17,13 @@ _PARENTS, FIRST, WHICH, HOW = 2, 3, 4, 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvolutionState(State):
-    """State with a population of each row.
+    """State with the genomes that each row breeds from.
 
     Attributes:
-        genomes: (B, P, G) the population, the fittest first.
-        fitness: (B, P) log softmax of the row's class, at least fp32; -inf before it is known.
+        genomes: (B, P, G) the population, the fittest first; by MAP-Elites (B, K, G), from the
+            first generation on: the champion of each class.
+        fitness: (B, P) log softmax of the row's class, by MAP-Elites (B, K) of each champion's
+            class; at least fp32, -inf before it is known.
         generation: (B,) int64 generations that the row has had.
     """
 
@@ -34,16 +36,21 @@ class EvolutionState(State):
 class Evolving(Attack):
     """Base of the evolutionary algorithms, which differ in how a genome encodes an image.
 
-    Each row breeds a population for its own class: parents are picked by tournaments of two, their
-    children mutate, and the fittest of both are the next generation, so that the best fitness
-    never falls. The fitness is the softmax of the class. Nguyen et al. breed for all classes
-    side by side and let champions of one class take over another (MAP-Elites); here no row knows
-    another.
+    The fitness of a genome for a class is the softmax of the class, which never falls for the best.
+
+    A row breeds a population for its own class: parents are picked by tournaments of two, their
+    children mutate, and the fittest of both are the next generation. By MAP-Elites (Mouret and
+    Clune, arXiv:1504.04909), as Nguyen et al. do it, a row keeps a champion of every class: parents
+    are champions drawn at random, and a child takes over each class that it is fitter for, so that
+    what does well for one class can go on from there for another. Each row then breeds for all
+    classes, and its answer is the champion of its own; it holds as many genomes as the model has
+    classes.
 
     Attributes:
         confidence: softmax of the target that counts as fooled.
-        generations: number of generations; each asks the model about as many images as there are.
-        population: genomes of a row.
+        generations: number of generations; each asks the model about `population` images.
+        population: genomes of a row at first, and children of each generation.
+        map_elites: whether a row keeps a champion of every class.
         rate: share of the genes that mutate.
         restarts: how often a row is tried, each time with another population.
     """
@@ -52,6 +59,7 @@ class Evolving(Attack):
     confidence: float = 0.99
     generations: int = 200
     population: int = 16
+    map_elites: bool = False
     rate: float = 0.1
     restarts: int = 1
 
@@ -98,43 +106,70 @@ class Evolving(Attack):
 
     def judge(self, p: Problem, s: EvolutionState, query: Query) -> EvolutionState:
         """Ask the model about the first population."""
-        return self._select(p, s, s.genomes, self._fitness(p, s.genomes, query))
+        told = self._told(p, s.genomes, query)
+        if self.map_elites:
+            return self._follow(p, s, *_champions(s.genomes, told))
+        return self._follow(p, s, *self._fittest(s.genomes, _own(told, p.y)))
 
     def breed(self, p: Problem, s: EvolutionState, query: Query) -> EvolutionState:
-        """Breed a generation, and keep the fittest of it and of the one before."""
+        """Breed a generation, and keep the fittest of it and of those before."""
         children = self.mutate(p, _pick(s.genomes, self._parents(p, s)), s.generation)
-        fitness = self._fitness(p, children, query)
+        told = self._told(p, children, query)
+        if self.map_elites:
+            genomes, fitness = _champions(children, told)
+            fitter = fitness > s.fitness
+            genomes = torch.where(fitter[:, :, None], genomes, s.genomes)
+            return self._follow(p, s, genomes, torch.where(fitter, fitness, s.fitness))
         everyone = torch.cat([s.genomes, children], 1)
-        return self._select(p, s, everyone, torch.cat([s.fitness, fitness], 1))
+        fitness = torch.cat([s.fitness, _own(told, p.y)], 1)
+        return self._follow(p, s, *self._fittest(everyone, fitness))
 
-    def _fitness(self, p: Problem, genomes: Tensor, query: Query) -> Tensor:
-        """(B, P) log softmax of each row's class, which tells apart what softmax calls 0."""
-        told: list[Tensor] = []
-        for number in range(genomes.shape[1]):
-            logits = query.logits(self.express(genomes[:, number], p.x))
-            told.append(logits.log_softmax(1).gather(1, p.y[:, None]))
-        fitness = torch.cat(told, 1).to(genomes.dtype)
+    def _told(self, p: Problem, genomes: Tensor, query: Query) -> Tensor:
+        """(B, P, K) log softmax, which tells apart what softmax calls 0."""
+        told = [
+            query.logits(self.express(genomes[:, number], p.x)).log_softmax(1)
+            for number in range(genomes.shape[1])
+        ]
+        fitness = torch.stack(told, 1).to(genomes.dtype)
         return torch.where(fitness.isnan(), -torch.inf, fitness)
 
     def _parents(self, p: Problem, s: EvolutionState) -> Tensor:
-        """(B, P) places of the winners of tournaments of two; the fittest come first."""
-        rows, number = s.fitness.shape
+        """(B, P) places of the parents: champions, or winners of tournaments of two."""
+        rows, kept = s.fitness.shape
+        number = self.population
         drawn = uniform(p, s.fitness.new_zeros(rows, 2 * number), _PARENTS, s.generation)
-        places = (drawn * number).long().clamp(max=number - 1)
-        return torch.minimum(places[:, :number], places[:, number:])
+        places = (drawn * kept).long().clamp(max=kept - 1)
+        if self.map_elites:
+            return places[:, :number]
+        return torch.minimum(places[:, :number], places[:, number:])  # the fittest come first
 
-    def _select(
-        self, p: Problem, s: EvolutionState, genomes: Tensor, fitness: Tensor
-    ) -> EvolutionState:
+    def _fittest(self, genomes: Tensor, fitness: Tensor) -> tuple[Tensor, Tensor]:
         """The fittest of some genomes; of two alike, the one that comes first."""
         order = fitness.sort(dim=1, descending=True, stable=True).indices[:, : self.population]
-        chosen = _pick(genomes, order)
+        return _pick(genomes, order), fitness.gather(1, order)
+
+    def _follow(
+        self, p: Problem, s: EvolutionState, genomes: Tensor, fitness: Tensor
+    ) -> EvolutionState:
+        """The state that a generation leaves; its image is of the row's class."""
+        best = p.y if self.map_elites else torch.zeros_like(p.y)
         return s.replace(
-            x=self.express(chosen[:, 0], p.x),
-            genomes=chosen,
-            fitness=fitness.gather(1, order),
+            x=self.express(_pick(genomes, best[:, None])[:, 0], p.x),
+            genomes=genomes,
+            fitness=fitness,
             generation=s.generation + 1,
         )
+
+
+def _own(told: Tensor, y: Tensor) -> Tensor:
+    """(B, P) what is told (B, P, K) of each row's class."""
+    return told.gather(2, y[:, None, None].expand(-1, told.shape[1], 1))[:, :, 0]
+
+
+def _champions(genomes: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, K, G) the fittest of genomes (B, P, G) for each class, and (B, K) how fit; first wins."""
+    fitness, places = told.max(1)
+    return _pick(genomes, places), fitness
 
 
 def _pick(genomes: Tensor, places: Tensor) -> Tensor:

@@ -139,9 +139,11 @@ def _destruction(bench: Bench) -> dict[str, Any]:
 
 def _fooling(bench: Bench) -> dict[str, Any]:
     run, network = bench.run, bench.network
+    others = {name: model for name, model in bench.networks.items() if model is not network}
     found = measure_fooling(
         run,
         network,
+        others,
         generations=run.options.generations,
         steps=run.options.fooling_steps,
     )
