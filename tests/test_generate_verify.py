@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from verify_for_tests import BATCH, ROWS, SHARD, SHARD_ROWS, SPECS, column, rewritten, templates
 
 from deitsec.attacks import parse_spec
 from deitsec.data import ArrayImageSet, DataSource, load_data
@@ -24,30 +25,10 @@ from deitsec.generation import (
     verify_dataset,
 )
 from deitsec.generation.distances import level_distances
-from deitsec.shards import MANIFEST, read_manifest, read_shard, shard_name, write_manifest
-from deitsec.shards.shard_file import write_shard
+from deitsec.shards import MANIFEST, read_manifest, read_shard, shard_name
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("filelock")
-
-SPECS = ("fgsm:eps=8/255", "pgd_l2:eps=1.0,steps=2", "fgsm:eps=8/255,target=3")
-ROWS, SHARD_ROWS, BATCH = 44, 16, 8
-SHARD = 3  # of the first attack, its second share: rows 16 to 31 of the source
-
-
-def templates(seed: int = 0) -> nn.Module:
-    """Scores by the mean image of each class: right on most digits, and easily fooled."""
-    digits = load_data("digits").train
-    assert digits is not None
-    pixels = digits.images(torch.arange(len(digits))).flatten(1).double() / 255
-    means = torch.stack([pixels[digits.labels == label].mean(0) for label in range(10)])
-    model = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        noise = 1e-3 * torch.randn(means.shape, generator=generator).double()
-        model[1].weight.copy_((means + noise).float())
-        model[1].bias.copy_(-(means**2).sum(1).float() / 2)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -71,30 +52,6 @@ def original(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def dataset(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "dataset"))
-
-
-def rewritten(folder: Path, shard: int, **columns: Any) -> None:
-    """Put a shard of other columns there, and its hash and counts into the manifest."""
-    rows, about = read_shard(folder / shard_name(shard))
-    rows = dataclasses.replace(rows, **columns)
-    sha256, size = write_shard(folder, rows, about)
-    manifest = read_manifest(folder)
-    counts = {
-        "rows": len(rows),
-        "successes": int(rows.success.sum()),
-        "correct": int((rows.clean_prediction == rows.label).sum()),
-    }
-    entries = tuple(
-        dataclasses.replace(entry, sha256=sha256, bytes=size, **counts)
-        if entry.shard == shard
-        else entry
-        for entry in manifest.shards
-    )
-    write_manifest(folder, dataclasses.replace(manifest, shards=entries))
-
-
-def column(folder: Path, name: str, shard: int = SHARD) -> Any:
-    return getattr(read_shard(folder / shard_name(shard))[0], name).copy()
 
 
 def flip(path: Path, place: int, bit: int = 0) -> None:
@@ -556,62 +513,3 @@ def test_rows_that_could_not_be_read_are_no_missing_rows(model: nn.Module, tmp_p
     assert proof.rows == rows - 1
     edit_manifest(folder, lambda document: document["shards"][0].update(unreadable=[]))
     assert ("count", 0, None) in found(folder)
-
-
-# the command
-
-
-@pytest.fixture
-def weights(model: nn.Module, tmp_path: Path) -> tuple[Path, Path]:
-    """A dataset of a model that a checkpoint holds, and the checkpoint."""
-    from deitsec.models import load_model, save_checkpoint
-
-    name = {"num_classes": 10, "in_chans": 1, "image_size": 32}
-    net = load_model("logistic_regression", **name)
-    folder, checkpoint = tmp_path / "d", tmp_path / "weights.safetensors"
-    save_checkpoint(net, checkpoint)
-    generate(
-        Engine(net, batch_size=BATCH),
-        parse_spec(SPECS[0]),
-        "digits",
-        out=folder,
-        settings=Settings(rows=20, shard_rows=10),
-    )
-    return folder, checkpoint
-
-
-def test_the_command_says_what_is_wrong_and_mends_it(
-    weights: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
-) -> None:
-    from deitsec.cli.app import run
-
-    folder, checkpoint = weights
-    before = (folder / shard_name(1)).read_bytes()
-    given = ["generate", "verify", str(folder), "--checkpoint", str(checkpoint), "--device", "cpu"]
-    assert run(given) == 0
-    assert "sound; 2 shards, 20 rows" in capfd.readouterr().out
-    label = (column(folder, "label", 1) + 1) % 10
-    rewritten(folder, 1, label=label)
-    assert run(given) == 3
-    said = capfd.readouterr().out
-    assert "label: shard 1, row 0 (source row 10, sample 10): labelled" in said
-    assert run([*given, "--json"]) == 3
-    document = json.loads(capfd.readouterr().out)
-    assert not document["sound"]
-    assert document["counts"]["label"] == 10
-    first = next(one for one in document["findings"] if one["kind"] == "label")
-    assert (first["shard"], first["row"], first["source_row"]) == (1, 0, 10)
-    assert run([*given, "--repair"]) == 0
-    assert "shard 1 was made again" in capfd.readouterr().out
-    assert (folder / shard_name(1)).read_bytes() == before
-
-
-def test_bad_input_is_one_line_and_exit_code_2(
-    weights: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from deitsec.cli.app import run
-
-    folder, _ = weights
-    for more in ([str(tmp_path / "nothing")], [str(folder), "--data", "digitz"]):
-        assert run(["generate", "verify", *more, "--device", "cpu"]) == 2
-        assert capfd.readouterr().err.strip().splitlines()[-1].startswith("deitsec: ")
