@@ -53,6 +53,9 @@ class Options:
         default=("logistic", "knn", "svm", "tree"),
         metadata={"help": "Of scikit-learn, that images are shown to."},
     )
+    estimator_rows: int = field(
+        default=0, metadata={"help": "Training images that they learn, the first; 0 takes all."}
+    )
     queries: int = field(
         default=1000, metadata={"help": "Of an image, on a source without gradients or a twin."}
     )
@@ -63,6 +66,7 @@ class Options:
     rates: tuple[float, ...] = field(
         default=(0.02, 0.1), metadata={"help": "Shares of the training set that are poisoned."}
     )
+    poison_epochs: int = field(default=15, metadata={"help": "Of the trainings on poison."})
 
     def __post_init__(self) -> None:
         """Validate what no piece does.
@@ -70,9 +74,12 @@ class Options:
         Raises:
             ValueError: an option out of its range.
         """
-        for name in ("photo_epochs", "per_class", "steps", "lbfgs_per_class", "draws", "seeds"):
+        counts = ("photo_epochs", "per_class", "steps", "lbfgs_per_class", "draws", "seeds")
+        for name in (*counts, "poison_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.estimator_rows < 0:
+            raise ValueError(f"estimator_rows must be at least 0, got {self.estimator_rows}")
         if not self.labelled or min(self.labelled) < 1 or self.epochs < 0:
             raise ValueError("labelled must hold numbers of at least 1, and epochs at least 0")
         if not 0 < self.transfer_eps <= 1:
