@@ -67,7 +67,7 @@ def _example(bench: Bench) -> dict[str, Any]:
 def _linear(bench: Bench) -> dict[str, Any]:
     images, labels = bench.rows(bench.run.options.per_class)
     networks, other = bench.networks, bench.network
-    trainings = bench.trained_otherwise()
+    trainings = bench.trained_otherwise
     return bench.run.part(
         "linear",
         lambda: measure_linear(
@@ -85,7 +85,7 @@ def _linear(bench: Bench) -> dict[str, Any]:
 def _distortions(bench: Bench) -> dict[str, Any]:
     options = bench.run.options
     images, labels = bench.rows(options.lbfgs_per_class)
-    networks, trainings = bench.networks, bench.trained_otherwise()[LINEAR]
+    networks, trainings = bench.networks, bench.trained_otherwise[LINEAR]
     return bench.run.part(
         "distortions",
         lambda: measure_distortions(
@@ -217,6 +217,7 @@ def _of_failed_defenses(options: Options) -> Mapping[str, Any]:
         "adaptive_steps": 2 * options.steps,
         "draws": options.draws,
         "members": options.members,
+        "eps": options.defense_eps,
     }
 
 
@@ -228,6 +229,7 @@ def _of_adversarial_training(options: Options) -> Mapping[str, Any]:
         "model": DENSE,  # the mixture's authors trained a dense network too
         "epochs": options.epochs,
         "curve_rows": 100,
+        "eps": options.defense_eps,
     }
 
 

@@ -19,6 +19,7 @@ from deitsec.studies.lecture import Found
 from deitsec.studies.linear_classifiers import (
     PUBLISHED,
     PUBLISHED_EPS,
+    at_published,
     linear_figure,
     linear_section,
 )
@@ -73,12 +74,12 @@ PUBLISHED_LINEAR = PUBLISHED["logistic_regression"]
 
 def short_linear(found: Found) -> str:
     """The error of the linear classifier at the published radius."""
-    point = next(one for one in found["points"] if one["eps"] == PUBLISHED_EPS)
+    point = at_published(found)[0]
     sure = point["confidence"]
     said = "" if sure is None else f", which it is {share(sure, 1)} sure of"
     return (
         f"Within eps {PUBLISHED_EPS:g} a linear classifier gets {share(point['error'], 1)} of "
-        f"{found['rows']} images wrong{said} (published: {share(PUBLISHED_LINEAR[1], 1)} at "
+        f"{point['rows']:,} images wrong{said} (published: {share(PUBLISHED_LINEAR[1], 1)} at "
         f"{share(PUBLISHED_LINEAR[2], 1)})."
     )
 
