@@ -63,6 +63,11 @@ def fit_estimator(name: str, data: DataSource, *, seed: int = 0) -> nn.Module:
         ValueError: an unknown name, data without a training split, an unlabelled image in it, or a
             class without an image.
     """
+    return wrap_sklearn(fit_bare(name, data, seed=seed), image_shape=data.test.shape)
+
+
+def fit_bare(name: str, data: DataSource, *, seed: int = 0) -> Any:
+    """The estimator of `fit_estimator` as scikit-learn has it, on flat images in [0, 1]."""
     if name not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {name!r}")
     if data.train is None:
@@ -76,5 +81,4 @@ def fit_estimator(name: str, data: DataSource, *, seed: int = 0) -> nn.Module:
         )
     images = data.train.images(torch.arange(len(data.train)))
     features = images.flatten(1).double().div(255).numpy()
-    estimator = ESTIMATORS[name](seed).fit(features, data.train.labels.numpy())
-    return wrap_sklearn(estimator, image_shape=data.train.shape)
+    return ESTIMATORS[name](seed).fit(features, data.train.labels.numpy())

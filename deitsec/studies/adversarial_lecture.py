@@ -1,11 +1,12 @@
 """A lecture on adversarial examples: from a linear classifier to poisoned training sets."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from torch import Tensor
 
-from deitsec.attacks import BIM, FGSM, ILLC, Attack
+from deitsec.attacks import BIM, FGSM, ILLC, PGD, Attack
 from deitsec.engine import Engine
 from deitsec.studies.adversarial_lecture_bench import DENSE, LINEAR, Bench, Options
 from deitsec.studies.adversarial_lecture_page import (
@@ -38,8 +39,10 @@ from deitsec.studies.lbfgs_distortions import measure_distortions
 from deitsec.studies.lecture import Topic, measure_topics, render_topics, study_topic
 from deitsec.studies.linear_classifiers import measure_linear
 from deitsec.studies.published_mixture import measure_mixture, mixture_section
+from deitsec.studies.published_transfer import EPS as PUBLISHED_TRANSFER_EPS
 from deitsec.studies.study import Document, Page, Study, StudyRun
-from deitsec.studies.transfer_between import transfer_between
+from deitsec.studies.transfer_between import fit_kinds, transfer_between
+from deitsec.studies.whole_mnist import is_whole_mnist
 from deitsec.studies.worked_example import worked_example
 from deitsec.training import predict
 from deitsec.verification.protocol import choose_rows
@@ -64,7 +67,7 @@ def _example(bench: Bench) -> dict[str, Any]:
 def _linear(bench: Bench) -> dict[str, Any]:
     images, labels = bench.rows(bench.run.options.per_class)
     networks, other = bench.networks, bench.network
-    trainings = bench.trained_otherwise()
+    trainings = bench.trained_otherwise
     return bench.run.part(
         "linear",
         lambda: measure_linear(
@@ -82,10 +85,17 @@ def _linear(bench: Bench) -> dict[str, Any]:
 def _distortions(bench: Bench) -> dict[str, Any]:
     options = bench.run.options
     images, labels = bench.rows(options.lbfgs_per_class)
-    networks = bench.networks
+    networks, trainings = bench.networks, bench.trained_otherwise[LINEAR]
     return bench.run.part(
         "distortions",
-        lambda: measure_distortions(bench.run, networks, images, labels, steps=options.lbfgs_steps),
+        lambda: measure_distortions(
+            bench.run,
+            networks,
+            images,
+            labels,
+            steps=options.lbfgs_steps,
+            trainings=trainings,
+        ),
     )
 
 
@@ -163,25 +173,35 @@ def _few_labels(bench: Bench) -> dict[str, Any]:
 
 
 def _other_models(bench: Bench) -> dict[str, Any]:
-    """The transfer matrix at a radius at which every attack can succeed, and at the usual one."""
+    """The transfer matrix at a radius at which every attack can succeed, and at the usual one.
+
+    Where the data are those of the published matrix, by its attack and radius too.
+    """
     run, options = bench.run, bench.run.options
     networks = bench.networks
+    kinds = cache(lambda: fit_kinds(run, options.estimators, rows=options.estimator_rows))
 
-    def matrix(eps: float) -> dict[str, Any]:
+    def matrix(attack: Attack) -> dict[str, Any]:
         return transfer_between(
             run,
             {name: networks[name] for name in dict.fromkeys((options.network, DENSE))},
-            options.estimators,
+            kinds(),
             choose_rows(run.data, options.per_class),
-            eps=eps,
+            attack=attack,
             queries=options.queries,
-            twins=True,
         )
 
-    return {
-        "matrix": run.part("other-models", lambda: matrix(options.transfer_eps)),
-        "usual": run.part("other-models-usual-eps", lambda: matrix(bench.eps)),
-    }
+    def at(name: str, eps: float) -> dict[str, Any]:
+        return run.part(name, lambda: matrix(PGD(eps=eps, steps=20)))
+
+    chosen = at("other-models", options.transfer_eps)
+    same = options.transfer_eps == bench.eps
+    usual = chosen if same else at("other-models-usual-eps", bench.eps)
+    found = {"matrix": chosen, "usual": usual}
+    if is_whole_mnist(run.data):
+        published = FGSM(eps=PUBLISHED_TRANSFER_EPS)
+        found["published"] = run.part("other-models-published", lambda: matrix(published))
+    return found
 
 
 def _mixture(bench: Bench) -> dict[str, Any]:
@@ -199,6 +219,7 @@ def _of_failed_defenses(options: Options) -> Mapping[str, Any]:
         "adaptive_steps": 2 * options.steps,
         "draws": options.draws,
         "members": options.members,
+        "eps": options.defense_eps,
     }
 
 
@@ -210,12 +231,17 @@ def _of_adversarial_training(options: Options) -> Mapping[str, Any]:
         "model": DENSE,  # the mixture's authors trained a dense network too
         "epochs": options.epochs,
         "curve_rows": 100,
+        "eps": options.defense_eps,
     }
 
 
 def _of_poisoning(options: Options) -> Mapping[str, Any]:
-    epochs = options.epochs or 15
-    return {"model": DENSE, "rates": options.rates, "epochs": epochs, "retrain": False}
+    return {
+        "model": DENSE,
+        "rates": options.rates,
+        "epochs": options.poison_epochs,
+        "retrain": False,
+    }
 
 
 TOPICS: tuple[Topic[Bench], ...] = (
@@ -304,7 +330,7 @@ TOPICS: tuple[Topic[Bench], ...] = (
         name="few-labels",
         title="Virtual adversarial training with few labels",
         says="Where there is no label, the model's own answer takes its place: it is to stay the "
-        "same around every image. No published figure was at hand to stand beside ours.",
+        "same around every image.",
         measure=_few_labels,
         show=show_few_labels,
         short=short_few_labels,
@@ -367,6 +393,7 @@ STUDY = Study(
         "estimators": ("logistic", "knn"),
         "queries": 30,
         "rates": (0.1,),
+        "poison_epochs": 3,
     },
     measure=measure,
     render=render,

@@ -35,6 +35,10 @@ class Options:
     epochs: int = field(default=0, metadata={"help": "Of its trainings; 0 takes the recipes'."})
     per_class: int = field(default=20, metadata={"help": "Test images of each class."})
     steps: int = field(default=20, metadata={"help": "Of PGD in the tables of defenses."})
+    # within the radius of MNIST, 0.3, a small dense network learns nothing by PGD
+    defense_eps: float = field(
+        default=0.0, metadata={"help": "L-infinity, of those tables; 0 takes the data's own."}
+    )
     lbfgs_steps: int = field(default=60, metadata={"help": "Evaluations of a search by L-BFGS."})
     lbfgs_per_class: int = field(default=5, metadata={"help": "Images of each class for L-BFGS."})
     generations: tuple[int, ...] = field(
@@ -53,6 +57,9 @@ class Options:
         default=("logistic", "knn", "svm", "tree"),
         metadata={"help": "Of scikit-learn, that images are shown to."},
     )
+    estimator_rows: int = field(
+        default=0, metadata={"help": "Training images that they learn, the first; 0 takes all."}
+    )
     queries: int = field(
         default=1000, metadata={"help": "Of an image, on a source without gradients or a twin."}
     )
@@ -63,6 +70,7 @@ class Options:
     rates: tuple[float, ...] = field(
         default=(0.02, 0.1), metadata={"help": "Shares of the training set that are poisoned."}
     )
+    poison_epochs: int = field(default=15, metadata={"help": "Of the trainings on poison."})
 
     def __post_init__(self) -> None:
         """Validate what no piece does.
@@ -70,11 +78,16 @@ class Options:
         Raises:
             ValueError: an option out of its range.
         """
-        for name in ("photo_epochs", "per_class", "steps", "lbfgs_per_class", "draws", "seeds"):
+        counts = ("photo_epochs", "per_class", "steps", "lbfgs_per_class", "draws", "seeds")
+        for name in (*counts, "poison_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.estimator_rows < 0:
+            raise ValueError(f"estimator_rows must be at least 0, got {self.estimator_rows}")
         if not self.labelled or min(self.labelled) < 1 or self.epochs < 0:
             raise ValueError("labelled must hold numbers of at least 1, and epochs at least 0")
+        if not 0 <= self.defense_eps <= 1:
+            raise ValueError(f"defense_eps must be in [0, 1], got {self.defense_eps}")
         if not 0 < self.transfer_eps <= 1:
             raise ValueError(f"transfer_eps must be in (0, 1], got {self.transfer_eps}")
         if not self.generations or list(self.generations) != sorted(set(self.generations)):
@@ -113,6 +126,7 @@ class Bench:
         names = dict.fromkeys((LINEAR, DENSE, options.network))
         return {name: plain_network(self.run, name, name, epochs=options.epochs) for name in names}
 
+    @cached_property
     def trained_otherwise(self) -> dict[str, dict[str, Classifier]]:
         """By name the linear and the chosen classifier, by how long they were trained."""
         run, options = self.run, self.run.options

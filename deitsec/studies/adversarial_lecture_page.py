@@ -12,13 +12,14 @@ from deitsec.studies.destruction_page import (
     size_found,
 )
 from deitsec.studies.failed_defenses_page import notable
-from deitsec.studies.few_labels import METHODS, few_labels_table
+from deitsec.studies.few_labels import METHODS, beside_published, few_labels_table
 from deitsec.studies.fooled_by_nothing import fooling_figure, fooling_section, shown_methods
 from deitsec.studies.lbfgs_distortions import distortion_section
 from deitsec.studies.lecture import Found
 from deitsec.studies.linear_classifiers import (
     PUBLISHED,
     PUBLISHED_EPS,
+    at_published,
     linear_figure,
     linear_section,
 )
@@ -73,12 +74,12 @@ PUBLISHED_LINEAR = PUBLISHED["logistic_regression"]
 
 def short_linear(found: Found) -> str:
     """The error of the linear classifier at the published radius."""
-    point = next(one for one in found["points"] if one["eps"] == PUBLISHED_EPS)
+    point = at_published(found)[0]
     sure = point["confidence"]
     said = "" if sure is None else f", which it is {share(sure, 1)} sure of"
     return (
         f"Within eps {PUBLISHED_EPS:g} a linear classifier gets {share(point['error'], 1)} of "
-        f"{found['rows']} images wrong{said} (published: {share(PUBLISHED_LINEAR[1], 1)} at "
+        f"{point['rows']:,} images wrong{said} (published: {share(PUBLISHED_LINEAR[1], 1)} at "
         f"{share(PUBLISHED_LINEAR[2], 1)})."
     )
 
@@ -202,7 +203,8 @@ def show_few_labels(found: Found) -> Page:
     return Page(
         markdown=f"{found['model']}, {found['epochs']} epochs over {found['images']} images, "
         f"perturbations of L2 length {found['eps']:g}; test accuracy, the mean of {seeds} "
-        f"run{'' if seeds == 1 else 's'}.\n\n" + few_labels_table(found)
+        f"run{'' if seeds == 1 else 's'}.\n\n"
+        + f"{few_labels_table(found)}\n{beside_published(found)}"
     )
 
 
@@ -224,20 +226,28 @@ def short_few_labels(found: Found) -> str:
 
 def show_other_models(found: Found) -> Page:
     """The transfer matrix, beside the published, and the usual radius."""
-    matrix, usual = found["matrix"], found["usual"]
-    held = [
+    matrix = found["matrix"]
+    beside = published_transfer(matrix, found.get("published"))
+    parts = [_radius(matrix, found["usual"]), *transfer_section(matrix), beside]
+    return Page(markdown="\n\n".join(parts), figures={"transfer": transfer_figure(matrix)})
+
+
+def _radius(matrix: Found, usual: Found) -> str:
+    """The radius, and what the attacks reach at the usual one of such data."""
+    said = f"At most {grey_levels(matrix['eps'])}"
+    if matrix["eps"] == usual["eps"]:
+        return f"{said}, the usual radius of such images."
+    held = ", ".join(
         f"{name} {share(usual['rate'][place][place], 1)}"
         for place, name in enumerate(usual["names"])
-    ]
-    weak = failed_sources(usual)
-    chosen = (
-        f"At most {grey_levels(matrix['eps'])}. This radius was chosen after seeing the usual one, "
-        f"{grey_levels(usual['eps'])}, where the same attacks succeed on their own models with: "
-        f"{', '.join(held)}"
     )
-    chosen += f"; so {joined(weak)} would say nothing of transfer there." if weak else "."
-    parts = [chosen, *transfer_section(matrix), published_transfer(matrix)]
-    return Page(markdown="\n\n".join(parts), figures={"transfer": transfer_figure(matrix)})
+    weak = failed_sources(usual)
+    if matrix["eps"] < usual["eps"]:
+        said += f". At the usual radius, {grey_levels(usual['eps'])}"
+    else:
+        said += f". This radius was chosen after seeing the usual one, {grey_levels(usual['eps'])}"
+    said += f", where the same attacks succeed on their own models with: {held}"
+    return said + (f"; so {joined(weak)} would say nothing of transfer there." if weak else ".")
 
 
 def short_other_models(found: Found) -> str:

@@ -10,7 +10,12 @@ from deitsec.models import Classifier, LabelsOnly
 from deitsec.report.figure import ATTACKED, CLEAN, new_figure
 from deitsec.studies.study import Document, Page, Study, StudyRun
 from deitsec.studies.tables import share, table
-from deitsec.studies.transfer_between import transfer_between, transfer_figure, transfer_section
+from deitsec.studies.transfer_between import (
+    fit_kinds,
+    transfer_between,
+    transfer_figure,
+    transfer_section,
+)
 from deitsec.training import fit
 from deitsec.training.recipes import new_model, recipe
 from deitsec.verification.suite import suite_eps
@@ -131,7 +136,12 @@ def _matrix(run: StudyRun[Options], networks: dict[str, Classifier], eps: float)
     options, classes = run.options, run.data.num_classes
     _, held = split_rows(run.data.test.labels, options.first, options.per_class, classes)
     return transfer_between(
-        run, networks, options.estimators, held, eps=eps, queries=options.queries
+        run,
+        networks,
+        fit_kinds(run, options.estimators, twins=False),
+        held,
+        attack=PGD(eps=eps, steps=20),
+        queries=options.queries,
     )
 
 

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from deitsec.data import DataSource, to_float
-from deitsec.defenses.estimators import ESTIMATORS
+from deitsec.defenses.estimators import fit_bare
 
 
 class SoftNeighbours(nn.Module):
@@ -25,21 +24,20 @@ class SoftNeighbours(nn.Module):
     """
 
     images: Tensor
-    of_class: Tensor
 
     def __init__(
         self, images: Tensor, labels: Tensor, num_classes: int, temperature: float = 10.0
     ) -> None:
         super().__init__()
-        self.register_buffer("images", images)
-        self.register_buffer("of_class", one_hot(labels, num_classes).bool())
+        self.register_buffer("images", images[labels.argsort(stable=True)])
+        self.counts = labels.bincount(minlength=num_classes).tolist()
         self.temperature = temperature
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K) logits."""
+        # class by class, so that no more than (B, M) values are held
         near = -_squared_distances(x.flatten(1), self.images) / self.temperature
-        rest = torch.where(self.of_class.T, 0.0, -torch.inf)  # (K, M)
-        return (near[:, None, :] + rest).logsumexp(2)
+        return torch.stack([one.logsumexp(1) for one in near.split(self.counts, 1)], 1)
 
 
 class SoftVectors(nn.Module):
@@ -73,22 +71,24 @@ class SoftVectors(nn.Module):
         return (self.sharpness * decisions).tanh() @ self.sides
 
 
-def soft_twin(name: str, data: DataSource, *, seed: int = 0) -> nn.Module | None:
+def soft_twin(
+    name: str, data: DataSource, *, seed: int = 0, estimator: Any = None
+) -> nn.Module | None:
     """The smooth twin of an estimator that gives no gradients, or None where there is none.
 
     Args:
         name: of `ESTIMATORS`.
         data: what the estimator learnt.
         seed: of the estimator.
+        estimator: it, fitted on the data; None fits it.
     """
-    if name not in ("knn", "svm"):
+    if name == "svm":
+        return SoftVectors(estimator or fit_bare(name, data, seed=seed))
+    if name != "knn":
         return None
     assert data.train is not None
     images = to_float(data.train.images(torch.arange(len(data.train)))).flatten(1)
-    labels = data.train.labels
-    if name == "knn":
-        return SoftNeighbours(images, labels, data.num_classes)
-    return SoftVectors(ESTIMATORS[name](seed).fit(images.double().numpy(), labels.numpy()))
+    return SoftNeighbours(images, data.train.labels, data.num_classes)
 
 
 def _squared_distances(x: Tensor, others: Tensor) -> Tensor:

@@ -1,15 +1,18 @@
 """Transfer between kinds of models, as a piece of a study and as a section of its page."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deitsec.attacks import PGD
-from deitsec.data import to_float
-from deitsec.defenses import fit_estimator, transfer_matrix
+from deitsec.attacks import Attack
+from deitsec.data import Subset, to_float
+from deitsec.defenses import transfer_matrix
+from deitsec.defenses.estimators import fit_bare
 from deitsec.defenses.transfer import predict
+from deitsec.models import wrap_sklearn
 from deitsec.report.heatmap import heatmap
 from deitsec.report.wording import joined
 from deitsec.studies.soft_twins import soft_twin
@@ -21,42 +24,83 @@ OWN = 0.5
 FAILED = "attack failed on its own model: not a transfer figure"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kinds:
+    """Models that are no networks, fitted once.
+
+    Attributes:
+        models: by the name that the page shows.
+        twins: smooth ones to follow in their stead, of those that have one (`soft_twin`).
+        learnt: training images that they learnt, the first of `train`.
+        train: training images that there are.
+    """
+
+    models: Mapping[str, nn.Module]
+    twins: Mapping[str, nn.Module]
+    learnt: int
+    train: int
+
+
+def fit_kinds(
+    run: StudyRun[Any], estimators: Sequence[str], *, rows: int = 0, twins: bool = True
+) -> Kinds:
+    """Fit estimators of scikit-learn.
+
+    Args:
+        run: of a study.
+        estimators: of `ESTIMATORS`.
+        rows: training images that they learn, the first; 0 takes all.
+        twins: whether the smooth twin of one that has one is followed.
+    """
+    data = run.data
+    assert data.train is not None
+    train = len(data.train)
+    if 0 < rows < train:
+        data = replace(data, train=Subset(base=data.train, rows=torch.arange(rows)))
+    shown = {name: f"{name} (scikit-learn)" if name == "logistic" else name for name in estimators}
+    bare = {name: fit_bare(name, data, seed=run.seed) for name in estimators}
+    followed = {
+        shown[name]: twin
+        for name in (estimators if twins else ())
+        if (twin := soft_twin(name, data, seed=run.seed, estimator=bare[name])) is not None
+    }
+    return Kinds(
+        models={
+            shown[name]: wrap_sklearn(bare[name], image_shape=data.test.shape)
+            for name in estimators
+        },
+        twins=followed,
+        learnt=min(rows or train, train),
+        train=train,
+    )
+
+
 def transfer_between(
     run: StudyRun[Any],
     networks: Mapping[str, nn.Module],
-    estimators: Sequence[str],
+    kinds: Kinds,
     rows: Tensor,
     *,
-    eps: float,
+    attack: Attack,
     queries: int,
-    twins: bool = False,
 ) -> dict[str, Any]:
-    """Make images on every model by PGD, and show them to every model.
+    """Make images on every model by one attack, and show them to every model.
 
     Args:
         run: of a study.
         networks: by name, trained.
-        estimators: of scikit-learn, fitted here.
+        kinds: the others, fitted.
         rows: of the test split.
-        eps: L-infinity radius.
+        attack: within an L-infinity radius.
         queries: of an image, on a source without gradients.
-        twins: whether PGD follows the smooth twin of an estimator that has one (`soft_twin`).
     """
-    fitted = {name: fit_estimator(name, run.data, seed=run.seed) for name in estimators}
-    shown = {name: f"{name} (scikit-learn)" if name == "logistic" else name for name in estimators}
-    models: dict[str, nn.Module] = dict(networks)
-    models |= {shown[name]: fitted[name] for name in estimators}
-    followed = {
-        shown[name]: twin
-        for name in (estimators if twins else ())
-        if (twin := soft_twin(name, run.data, seed=run.seed)) is not None
-    }
+    models: dict[str, nn.Module] = {**networks, **kinds.models}
     matrix = transfer_matrix(
         models,
         to_float(run.data.test.images(rows)),
         run.data.test.labels[rows],
-        PGD(eps=eps, steps=20),
-        surrogates=followed,
+        attack,
+        surrogates=kinds.twins,
         seed=run.seed,
         queries=queries,
         progress=lambda name, done, total: run.shown.rows(f"attacking {name}", done, total),
@@ -68,8 +112,11 @@ def transfer_between(
     ]
     return {
         **matrix,
-        "eps": eps,
-        "twins": list(followed),
+        "eps": attack.radius,
+        "attack": attack.name,
+        "twins": list(kinds.twins),
+        "learnt": kinds.learnt,
+        "train": kinds.train,
         "test_accuracy": [one.mean().item() for one in right],
         "test_rows": len(test),
     }
@@ -98,6 +145,11 @@ def transfer_section(matrix: Mapping[str, Any]) -> list[str]:
         said += (
             f", but for {joined(twins)}: there PGD follows a smooth twin (all neighbours by "
             "distance; votes by tanh), and the model itself judges"
+        )
+    if matrix.get("learnt", 0) < matrix.get("train", 0):
+        said += (
+            f". The models of scikit-learn learnt the first {matrix['learnt']:,} of "
+            f"{matrix['train']:,} training images"
         )
     clean = (
         f"*clean: right* is of all {matrix['test_rows']:,} test images"
