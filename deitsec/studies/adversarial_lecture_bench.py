@@ -9,6 +9,7 @@ from deitsec.data import to_float
 from deitsec.models import Classifier
 from deitsec.studies.photographs import Subject, photograph_classifier
 from deitsec.studies.plain_network import plain_network
+from deitsec.studies.pretrained_photographs import check_pretrained
 from deitsec.studies.study import StudyRun
 from deitsec.training.recipes import recipe
 from deitsec.verification.protocol import choose_rows
@@ -27,9 +28,15 @@ class Options:
     pretrained: bool = field(
         default=False, metadata={"help": "Take its published weights instead of training it."}
     )
+    photo_weights: str | None = field(
+        default=None, metadata={"help": "Take them from this file: its names, or in their order."}
+    )
+    photos: str | None = field(
+        default=None, metadata={"help": "With such weights: a data source of photographs."}
+    )
     photo_epochs: int = field(default=6, metadata={"help": "Of the photographs' training."})
     photo_train: int = field(default=48, metadata={"help": "Training crops of a photograph."})
-    photo_test: int = field(default=6, metadata={"help": "Test crops of a photograph."})
+    photo_test: int = field(default=6, metadata={"help": "Test crops, or views, of a photograph."})
     side: int = field(default=224, metadata={"help": "Of a crop, in pixels."})
     network: str = field(default="small_cnn", metadata={"help": "Of the data."})
     epochs: int = field(default=0, metadata={"help": "Of its trainings; 0 takes the recipes'."})
@@ -75,6 +82,7 @@ class Options:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.labelled or min(self.labelled) < 1 or self.epochs < 0:
             raise ValueError("labelled must hold numbers of at least 1, and epochs at least 0")
+        check_pretrained(self.pretrained, self.photo_weights, self.photos)
         if not 0 < self.transfer_eps <= 1:
             raise ValueError(f"transfer_eps must be in (0, 1], got {self.transfer_eps}")
         if not self.generations or list(self.generations) != sorted(set(self.generations)):
@@ -100,6 +108,8 @@ class Bench:
             self.run,
             model=options.photo_model,
             pretrained=options.pretrained,
+            weights=options.photo_weights,
+            photos=options.photos,
             epochs=options.photo_epochs,
             train=options.photo_train,
             test=options.photo_test,

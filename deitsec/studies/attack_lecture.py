@@ -26,6 +26,7 @@ from deitsec.studies.impersonation import measure_impersonation
 from deitsec.studies.lecture import Topic, measure_topics, render_topics, study_topic
 from deitsec.studies.photographs import Subject, photograph_classifier
 from deitsec.studies.plain_network import plain_network
+from deitsec.studies.pretrained_photographs import check_pretrained
 from deitsec.studies.study import Document, Page, Study, StudyRun
 from deitsec.verification.protocol import choose_rows
 from deitsec.verification.suite import suite_eps
@@ -41,12 +42,18 @@ class Options:
     pretrained: bool = field(
         default=False, metadata={"help": "Take its published weights instead of training it."}
     )
+    photo_weights: str | None = field(
+        default=None, metadata={"help": "Take them from this file: its names, or in their order."}
+    )
+    photos: str | None = field(
+        default=None, metadata={"help": "With such weights: a data source of photographs."}
+    )
     photo_eps: float = field(
         default=8 / 255, metadata={"help": "L-infinity radius on photographs."}
     )
     photo_epochs: int = field(default=8, metadata={"help": "Of the photographs' training."})
     photo_train: int = field(default=48, metadata={"help": "Training crops of a photograph."})
-    photo_test: int = field(default=12, metadata={"help": "Test crops of a photograph."})
+    photo_test: int = field(default=12, metadata={"help": "Test crops, or views, of a photograph."})
     side: int = field(default=224, metadata={"help": "Of a crop, in pixels."})
     network: str = field(default="small_cnn", metadata={"help": "Of the data."})
     epochs: int = field(default=0, metadata={"help": "Of its trainings; 0 takes the recipes'."})
@@ -72,6 +79,7 @@ class Options:
         for name in ("photo_epochs", "per_class", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_pretrained(self.pretrained, self.photo_weights, self.photos)
         if not self.thresholds or not all(0 <= value < 1 for value in self.thresholds):
             raise ValueError(f"thresholds must be in [0, 1), got {self.thresholds}")
         if not 0 < self.photo_eps <= 1 or self.epochs < 0:
@@ -96,6 +104,8 @@ class Bench:
             self.run,
             model=options.model,
             pretrained=options.pretrained,
+            weights=options.photo_weights,
+            photos=options.photos,
             epochs=options.photo_epochs,
             train=options.photo_train,
             test=options.photo_test,
