@@ -203,7 +203,7 @@ def test_the_crop_shown_is_one_that_was_right_and_falls(run):
     found = attack_photographs(run, subject, {"FGSM": FGSM(eps=0.1)}, looks=False)["example"]
     assert found["row"] == 2  # right, falls, and of those the farthest from grey
     assert [cell["answer"] for cell in found["cells"]] == ["no", "yes"]
-    subject = dataclasses.replace(subject, shown=(1, 3))  # the other that falls, and one that stays
+    subject = dataclasses.replace(subject, whole=(1, 3))  # the other that falls, and one that stays
     found = attack_photographs(run, subject, {"FGSM": FGSM(eps=0.1)}, looks=False)["example"]
     assert found["row"] == 1
 

@@ -79,7 +79,7 @@ def test_weights_of_a_file_are_held_to_their_own_answers(few, tmp_path):
     assert facts["network_sha256"] == model_sha256(network)
     assert (facts["weights"], facts["in_order"]) == ("published.pth", True)
     assert facts["photographs"] == {"scikit-learn": ["temple", "flower"]}
-    assert subject.shown == (0, 2)
+    assert subject.whole == (0, 2)
     names = [name for name, _, _ in facts["whole_photographs"]]
     said = [subject.class_names.index(answer) for _, answer, _ in facts["whole_photographs"]]
     assert names == ["temple", "flower"]
@@ -123,6 +123,22 @@ def test_a_lecture_takes_its_weights_from_a_file(few, tmp_path, bench, options, 
     subject = bench(_run(tmp_path, chosen)).subject
     assert subject.facts["network_sha256"] == model_sha256(_network(3))
     assert subject.facts["test"] == 2
+
+
+def test_impersonations_are_of_whole_photographs(few, tmp_path, monkeypatch):
+    """Each costs a search for each target and threshold."""
+
+    def counted(run, model, images, labels, *, name, **options):
+        return {"name": name, "rows": len(images), "first": images[1].sum().item()}
+
+    monkeypatch.setattr(attack_lecture, "measure_impersonation", counted)
+    file = _write(_network(), tmp_path / "published.pth")
+    chosen = attack_lecture.Options(photo_weights=str(file), photo_test=3, per_class=1)
+    bench = attack_lecture.Bench(_run(tmp_path, chosen))
+    bench.network = _network()  # of the data; it is not asked
+    found = attack_lecture._measure_goals(bench)["goals"][0]
+    assert found["rows"] == 2
+    assert found["first"] == bench.subject.images[3].sum().item()  # the second of the whole ones
 
 
 def test_photographs_of_ones_own_are_brought_to_the_networks_size(tmp_path):

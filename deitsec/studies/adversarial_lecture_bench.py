@@ -29,15 +29,18 @@ class Options:
         default=False, metadata={"help": "Take its published weights instead of training it."}
     )
     photo_weights: str | None = field(
-        default=None, metadata={"help": "Take them from this file: its names, or in their order."}
+        default=None,
+        metadata={"help": "Take published weights from this file, by name or in order."},
     )
     photos: str | None = field(
-        default=None, metadata={"help": "With such weights: a data source of photographs."}
+        default=None, metadata={"help": "With published weights: a data source of photographs."}
     )
     photo_epochs: int = field(default=6, metadata={"help": "Of the photographs' training."})
     photo_train: int = field(default=48, metadata={"help": "Training crops of a photograph."})
     photo_test: int = field(default=6, metadata={"help": "Test crops, or views, of a photograph."})
-    side: int = field(default=224, metadata={"help": "Of a crop, in pixels."})
+    side: int = field(
+        default=224, metadata={"help": "Of a crop, in pixels; published weights have theirs."}
+    )
     network: str = field(default="small_cnn", metadata={"help": "Of the data."})
     epochs: int = field(default=0, metadata={"help": "Of its trainings; 0 takes the recipes'."})
     per_class: int = field(default=20, metadata={"help": "Test images of each class."})

@@ -43,10 +43,11 @@ class Options:
         default=False, metadata={"help": "Take its published weights instead of training it."}
     )
     photo_weights: str | None = field(
-        default=None, metadata={"help": "Take them from this file: its names, or in their order."}
+        default=None,
+        metadata={"help": "Take published weights from this file, by name or in order."},
     )
     photos: str | None = field(
-        default=None, metadata={"help": "With such weights: a data source of photographs."}
+        default=None, metadata={"help": "With published weights: a data source of photographs."}
     )
     photo_eps: float = field(
         default=8 / 255, metadata={"help": "L-infinity radius on photographs."}
@@ -54,7 +55,9 @@ class Options:
     photo_epochs: int = field(default=8, metadata={"help": "Of the photographs' training."})
     photo_train: int = field(default=48, metadata={"help": "Training crops of a photograph."})
     photo_test: int = field(default=12, metadata={"help": "Test crops, or views, of a photograph."})
-    side: int = field(default=224, metadata={"help": "Of a crop, in pixels."})
+    side: int = field(
+        default=224, metadata={"help": "Of a crop, in pixels; published weights have theirs."}
+    )
     network: str = field(default="small_cnn", metadata={"help": "Of the data."})
     epochs: int = field(default=0, metadata={"help": "Of its trainings; 0 takes the recipes'."})
     per_class: int = field(default=20, metadata={"help": "Test images of each class."})
@@ -135,11 +138,17 @@ def _measure_photograph(bench: Bench) -> dict[str, Any]:
 
 
 def _measure_goals(bench: Bench) -> dict[str, Any]:
-    """Both goals, on photographs and on the data."""
+    """Both goals, on photographs, the whole ones where there are such, and on the data."""
     options, data, subject = bench.run.options, bench.run.data, bench.subject
     rows = choose_rows(data, options.per_class)
+    whole = slice(None) if subject.whole is None else list(subject.whole)
     asked = {
-        "photographs": (subject.model, subject.images, subject.labels, options.photo_eps),
+        "photographs": (
+            subject.model,
+            subject.images[whole],
+            subject.labels[whole],
+            options.photo_eps,
+        ),
         data.name: (
             bench.network,
             to_float(data.test.images(rows)),

@@ -50,7 +50,7 @@ class Subject:
             `side` and `sha256` of the crops; of a pretrained model also those of
             `pretrained_network` and `photographs_for`, its mean `confidence` in its answers, and
             what it says of the `whole_photographs`: (name, answer, confidence).
-        shown: rows of which one is shown on a page; None for any.
+        whole: rows that show a whole photograph; None where none does.
     """
 
     model: Classifier
@@ -58,7 +58,7 @@ class Subject:
     labels: Tensor
     class_names: tuple[str, ...]
     facts: Mapping[str, Any]
-    shown: tuple[int, ...] | None = None
+    whole: tuple[int, ...] | None = None
 
 
 def photographs(*, train: int, test: int, side: int) -> DataSource:
@@ -188,7 +188,7 @@ def _pretrained(
     ]
     subject = _subject(network, data, facts)
     check_same(run, subject.facts)
-    return replace(subject, shown=tuple(firsts))
+    return replace(subject, whole=tuple(firsts))
 
 
 def _subject(network: Classifier, data: DataSource, facts: Mapping[str, Any]) -> Subject:
