@@ -107,6 +107,17 @@ def test_the_order_of_destruction_is_said_as_it_was_found():
     assert "it stays reversed" not in mended
 
 
+def test_no_single_change_is_named_where_none_takes_back_any():
+    def change(topics):
+        fast = topics["destruction"]["photographs"]["methods"][0]
+        fast["rates"] = {
+            name: rate if name == "print, photograph" else 0.0
+            for name, rate in fast["rates"].items()
+        }
+
+    assert "takes back most: of fast none takes any back," in _said("adversarial-lecture", change)
+
+
 def test_destruction_like_the_published_needs_no_reason():
     said = _said("adversarial-lecture", _printed((0.125, 0.404, 0.722)))
     assert "No rate is more than 2.0 points from the published one." in said

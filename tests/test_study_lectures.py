@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,25 +111,6 @@ def test_the_photographs_that_packages_ship_are_there():
     assert all(data.test.images(torch.tensor([i])).float().std() > 5 for i in range(6))
 
 
-def test_a_pretrained_model_is_held_to_its_own_answers(run, monkeypatch):
-    from deitsec.models import load_model
-
-    def published(name, *, pretrained):
-        assert pretrained
-        torch.manual_seed(0)
-        return load_model(name)
-
-    monkeypatch.setattr(photographs, "load_model", published)
-    subject = photographs.photograph_classifier(
-        run, model="test_resnet", pretrained=True, epochs=1, train=2, test=2, side=64
-    )
-    assert subject.facts["accuracy"] == 1.0
-    assert len(subject.class_names) == 1000
-    assert subject.class_names[652] == "military uniform"
-    assert torch.equal(subject.model(subject.images).argmax(1), subject.labels)
-    assert "published weights" in photographs.told(subject.facts)
-
-
 def test_a_picture_and_its_change_give_the_attacked_picture_back():
     generator = torch.Generator().manual_seed(0)
     for channels in (1, 3):
@@ -222,29 +204,49 @@ def test_the_crop_shown_is_one_that_was_right_and_falls(run):
     found = attack_photographs(run, subject, {"FGSM": FGSM(eps=0.1)}, looks=False)["example"]
     assert found["row"] == 2  # right, falls, and of those the farthest from grey
     assert [cell["answer"] for cell in found["cells"]] == ["no", "yes"]
+    subject = dataclasses.replace(subject, whole=(1, 3))  # the other that falls, and one that stays
+    found = attack_photographs(run, subject, {"FGSM": FGSM(eps=0.1)}, looks=False)["example"]
+    assert found["row"] == 1
+
+
+def _topic(name):
+    return Topic(
+        name=name,
+        title=name.title(),
+        says="Says.",
+        measure=lambda bench: {"of": bench.run.seed, "name": name},
+        show=lambda found: Page(
+            markdown=f"## Inner {found['name']}\n\n![x](figure:one)", figures={"one": name}
+        ),
+        short=lambda found: f"{found['name']} in short.",
+    )
 
 
 def test_topics_keep_their_figures_and_headings_apart():
-    def topic(name):
-        return Topic(
-            name=name,
-            title=name.title(),
-            says="Says.",
-            measure=lambda bench: {"of": bench.run, "name": name},
-            show=lambda found: Page(
-                markdown=f"## Inner {found['name']}\n\n![x](figure:one)", figures={"one": name}
-            ),
-            short=lambda found: f"{found['name']} in short.",
-        )
-
-    topics = (topic("a"), topic("b"))
-    bench = dataclasses.make_dataclass("Bench", ["run"])(7)
-    found = measure_topics(bench, topics)
+    topics = (_topic("a"), _topic("b"))
+    found = measure_topics(_bench(), topics)
     assert found["topics"]["b"] == {"of": 7, "name": "b"}
     page = render_topics({"found": found}, topics)
     assert page.figures == {"a-one": "a", "b-one": "b"}
     assert "## A\n\nSays.\n\n### Inner a\n\n![x](figure:a-one)" in page.markdown
     assert "- *B.* b in short." in page.markdown
+
+
+def _bench(*chosen):
+    options = SimpleNamespace(topics=chosen)
+    return SimpleNamespace(run=SimpleNamespace(options=options, seed=7))
+
+
+def test_topics_that_were_not_measured_are_named():
+    topics = [_topic(name) for name in "abc"]
+    found = measure_topics(_bench("c", "a"), topics)
+    assert list(found["topics"]) == ["a", "c"]
+    page = render_topics({"found": found}, topics)
+    assert "- *B.* Not measured here." in page.markdown
+    assert "## B" not in page.markdown
+    assert set(page.figures) == {"a-one", "c-one"}
+    with pytest.raises(ValueError, match="topics: unknown 'd'; there are a, b, c"):
+        measure_topics(_bench("d"), topics)
 
 
 def test_few_labels_are_shown_as_means():

@@ -161,7 +161,7 @@ def _is_number(field: "dataclasses.Field[Any]") -> bool:
 
 
 def _shown(value: Any) -> str:
-    if value is None:
+    if value is None or value == ():
         return "none"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ",".join(map(_shown, value))

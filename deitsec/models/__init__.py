@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from deitsec.models.classifier import HEADS, Classifier
     from deitsec.models.deit import deit_micro
     from deitsec.models.eot import EOT
+    from deitsec.models.foreign_weights import load_foreign_weights
     from deitsec.models.model_card import ModelCard
     from deitsec.models.networks import (
         logistic_regression,
@@ -39,6 +40,7 @@ __all__ = [
     "build_own",
     "deit_micro",
     "list_models",
+    "load_foreign_weights",
     "load_model",
     "load_weights",
     "logistic_regression",
@@ -60,6 +62,7 @@ _HOMES = {
     "classifier": ("HEADS", "Classifier"),
     "deit": ("deit_micro",),
     "eot": ("EOT",),
+    "foreign_weights": ("load_foreign_weights",),
     "model_card": ("ModelCard",),
     "networks": (
         "logistic_regression",

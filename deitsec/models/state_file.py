@@ -28,7 +28,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: if the file is missing, truncated, of another kind, holds no state dict, or
             would run code.
     """
-    loaded = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    loaded = _read_safetensors(path) if is_safetensors(path) else _read_torch(path)
     return _find_state(loaded, path)
 
 
@@ -48,28 +48,33 @@ def strip_prefixes(state: Mapping[str, Tensor], expected: Collection[str]) -> di
     return stripped
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Read the metadata of a safetensors file; {} for a file of another kind.
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is one of safetensors, by its first bytes, or by its ending.
 
     Raises:
-        CheckpointError: if the file is missing or truncated.
+        CheckpointError: if the file is missing.
     """
-    if not _is_safetensors(path):
-        return {}
-    try:
-        with _open(path) as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise _damaged(path, error) from error
-
-
-def _is_safetensors(path: Path) -> bool:
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     with path.open("rb") as file:
         head = file.read(9)
     # 8 bytes of header length, then the header, a JSON object.
     return head[8:] == b"{" or path.suffix == ".safetensors"
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of a safetensors file; {} for a file of another kind.
+
+    Raises:
+        CheckpointError: if the file is missing or truncated.
+    """
+    if not is_safetensors(path):
+        return {}
+    try:
+        with _open(path) as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
 
 
 def _open(path: Path) -> Any:

@@ -9,6 +9,7 @@ from deitsec.data import to_float
 from deitsec.models import Classifier
 from deitsec.studies.photographs import Subject, photograph_classifier
 from deitsec.studies.plain_network import plain_network
+from deitsec.studies.pretrained_photographs import check_pretrained
 from deitsec.studies.study import StudyRun
 from deitsec.training.recipes import recipe
 from deitsec.verification.protocol import choose_rows
@@ -21,16 +22,28 @@ LINEAR, DENSE = "logistic_regression", "mnist_dense"
 class Options:
     """How the study goes."""
 
+    topics: tuple[str, ...] = field(
+        default=(), metadata={"help": "Those to measure; all where none is named."}
+    )
     photo_model: str = field(
         default="test_resnet", metadata={"help": "Of the photographs: a timm model."}
     )
     pretrained: bool = field(
         default=False, metadata={"help": "Take its published weights instead of training it."}
     )
+    photo_weights: str | None = field(
+        default=None,
+        metadata={"help": "Take published weights from this file, by name or in order."},
+    )
+    photos: str | None = field(
+        default=None, metadata={"help": "With published weights: a data source of photographs."}
+    )
     photo_epochs: int = field(default=6, metadata={"help": "Of the photographs' training."})
     photo_train: int = field(default=48, metadata={"help": "Training crops of a photograph."})
-    photo_test: int = field(default=6, metadata={"help": "Test crops of a photograph."})
-    side: int = field(default=224, metadata={"help": "Of a crop, in pixels."})
+    photo_test: int = field(default=6, metadata={"help": "Test crops, or views, of a photograph."})
+    side: int = field(
+        default=224, metadata={"help": "Of a crop, in pixels; published weights have theirs."}
+    )
     network: str = field(default="small_cnn", metadata={"help": "Of the data."})
     epochs: int = field(default=0, metadata={"help": "Of its trainings; 0 takes the recipes'."})
     per_class: int = field(default=20, metadata={"help": "Test images of each class."})
@@ -88,6 +101,7 @@ class Options:
             raise ValueError("labelled must hold numbers of at least 1, and epochs at least 0")
         if not 0 <= self.defense_eps <= 1:
             raise ValueError(f"defense_eps must be in [0, 1], got {self.defense_eps}")
+        check_pretrained(self.pretrained, self.photo_weights, self.photos)
         if not 0 < self.transfer_eps <= 1:
             raise ValueError(f"transfer_eps must be in (0, 1], got {self.transfer_eps}")
         if not self.generations or list(self.generations) != sorted(set(self.generations)):
@@ -113,6 +127,8 @@ class Bench:
             self.run,
             model=options.photo_model,
             pretrained=options.pretrained,
+            weights=options.photo_weights,
+            photos=options.photos,
             epochs=options.photo_epochs,
             train=options.photo_train,
             test=options.photo_test,

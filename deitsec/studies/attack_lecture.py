@@ -26,6 +26,7 @@ from deitsec.studies.impersonation import measure_impersonation
 from deitsec.studies.lecture import Topic, measure_topics, render_topics, study_topic
 from deitsec.studies.photographs import Subject, photograph_classifier
 from deitsec.studies.plain_network import plain_network
+from deitsec.studies.pretrained_photographs import check_pretrained
 from deitsec.studies.study import Document, Page, Study, StudyRun
 from deitsec.verification.protocol import choose_rows
 from deitsec.verification.suite import suite_eps
@@ -35,19 +36,31 @@ from deitsec.verification.suite import suite_eps
 class Options:
     """How the study goes."""
 
+    topics: tuple[str, ...] = field(
+        default=(), metadata={"help": "Those to measure; all where none is named."}
+    )
     model: str = field(
         default="test_resnet", metadata={"help": "Of the photographs: a timm model."}
     )
     pretrained: bool = field(
         default=False, metadata={"help": "Take its published weights instead of training it."}
     )
+    photo_weights: str | None = field(
+        default=None,
+        metadata={"help": "Take published weights from this file, by name or in order."},
+    )
+    photos: str | None = field(
+        default=None, metadata={"help": "With published weights: a data source of photographs."}
+    )
     photo_eps: float = field(
         default=8 / 255, metadata={"help": "L-infinity radius on photographs."}
     )
     photo_epochs: int = field(default=8, metadata={"help": "Of the photographs' training."})
     photo_train: int = field(default=48, metadata={"help": "Training crops of a photograph."})
-    photo_test: int = field(default=12, metadata={"help": "Test crops of a photograph."})
-    side: int = field(default=224, metadata={"help": "Of a crop, in pixels."})
+    photo_test: int = field(default=12, metadata={"help": "Test crops, or views, of a photograph."})
+    side: int = field(
+        default=224, metadata={"help": "Of a crop, in pixels; published weights have theirs."}
+    )
     network: str = field(default="small_cnn", metadata={"help": "Of the data."})
     epochs: int = field(default=0, metadata={"help": "Of its trainings; 0 takes the recipes'."})
     per_class: int = field(default=20, metadata={"help": "Test images of each class."})
@@ -72,6 +85,7 @@ class Options:
         for name in ("photo_epochs", "per_class", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_pretrained(self.pretrained, self.photo_weights, self.photos)
         if not self.thresholds or not all(0 <= value < 1 for value in self.thresholds):
             raise ValueError(f"thresholds must be in [0, 1), got {self.thresholds}")
         if not 0 < self.photo_eps <= 1 or self.epochs < 0:
@@ -96,6 +110,8 @@ class Bench:
             self.run,
             model=options.model,
             pretrained=options.pretrained,
+            weights=options.photo_weights,
+            photos=options.photos,
             epochs=options.photo_epochs,
             train=options.photo_train,
             test=options.photo_test,
@@ -125,11 +141,17 @@ def _measure_photograph(bench: Bench) -> dict[str, Any]:
 
 
 def _measure_goals(bench: Bench) -> dict[str, Any]:
-    """Both goals, on photographs and on the data."""
+    """Both goals, on photographs, the whole ones where there are such, and on the data."""
     options, data, subject = bench.run.options, bench.run.data, bench.subject
     rows = choose_rows(data, options.per_class)
+    whole = slice(None) if subject.whole is None else list(subject.whole)
     asked = {
-        "photographs": (subject.model, subject.images, subject.labels, options.photo_eps),
+        "photographs": (
+            subject.model,
+            subject.images[whole],
+            subject.labels[whole],
+            options.photo_eps,
+        ),
         data.name: (
             bench.network,
             to_float(data.test.images(rows)),

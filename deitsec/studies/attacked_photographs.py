@@ -34,7 +34,8 @@ def attack_photographs(
 
     Returns:
         Plain values: of each attack its error, confidence and success; and as pictures one crop
-        that is right before: of those that most attacks fool, the one of most contrast.
+        that is right before, and of a whole photograph where there are such: of those that most
+        attacks fool, the one of most contrast.
     """
     engine = Engine(subject.model, seed=run.seed, stop="never", quantize=True)
     results: dict[str, AttackResult] = {}
@@ -92,7 +93,10 @@ def _example(subject: Subject, results: Mapping[str, AttackResult], looks: bool)
     fooled = torch.stack([r.logits.argmax(1) != r.labels for r in results.values()]).sum(0)
     first = next(iter(results.values()))
     contrast = subject.images.double().flatten(1).std(1, correction=0)  # at most 1/2
-    row = int(torch.where(first.clean_correct, fooled + contrast, -1.0).argmax())
+    shown = first.clean_correct
+    if subject.whole is not None:
+        shown = shown & torch.isin(torch.arange(len(shown)), torch.tensor(subject.whole))
+    row = int(torch.where(shown, fooled + contrast, -1.0).argmax())
     clean = subject.images[row]
     before = first.clean_logits[row]
     cells = [_cell(subject, "clean", clean, clean, before, looks)]

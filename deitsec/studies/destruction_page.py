@@ -169,7 +169,8 @@ def size_found(found: Found) -> str:
     for method in found["methods"]:
         alone = {key: rate for key, rate in method["rates"].items() if key != PRINT}
         change = max(alone, key=lambda key: alone[key] or 0.0)
-        most.append(f"{method['name']} {change} ({_shown(alone[change])})")
+        told = f"{change} ({_shown(alone[change])})" if alone[change] else "none takes any back"
+        most.append(f"{method['name']} {told}")
     return (
         f"Apart from the published by more than {points(_APART)}: {listed}. The published rates "
         "are of real prints of ImageNet images that Inception v3 got wrong, photographed by a "

@@ -167,7 +167,7 @@ def _bred(found: Mapping[str, Any], name: str) -> str:
 
 
 def _left(found: Mapping[str, Any], missed: Sequence[Mapping[str, Any]]) -> str:
-    words = f"Classes are left to {joined([one['name'] for one in missed])}."
+    words = f"Classes are left to {'; '.join(one['name'] for one in missed)}."
     direct = next(iter(ENCODINGS))
     by_itself = [one for one in missed if one["name"] in (direct, f"{direct}{_ELITES}")]
     others = found["elsewhere"]

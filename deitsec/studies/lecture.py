@@ -85,17 +85,36 @@ def study_topic(
     )
 
 
+def check_topics(names: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse a topic that a lecture does not have.
+
+    Raises:
+        ValueError: the name, and those that there are.
+    """
+    for name in names:
+        if name not in known:
+            raise ValueError(f"topics: unknown {name!r}; there are {', '.join(known)}")
+
+
 def measure_topics(bench: B, topics: Sequence[Topic[B]]) -> dict[str, Any]:
-    """Measure each topic, in turn."""
-    return {"topics": {topic.name: topic.measure(bench) for topic in topics}}
+    """Measure each topic that the options name, in turn; all where they name none."""
+    chosen = bench.run.options.topics
+    check_topics(chosen, [topic.name for topic in topics])
+    measured = [topic for topic in topics if not chosen or topic.name in chosen]
+    return {"topics": {topic.name: topic.measure(bench) for topic in measured}}
 
 
 def render_topics(document: Document, topics: Sequence[Topic[Any]]) -> Page:
     """The page: what came of each topic in a sentence, then each topic under a heading."""
     found = document["found"]["topics"]
-    summary = "\n".join(f"- *{topic.title}.* {topic.short(found[topic.name])}" for topic in topics)
+    measured = [topic for topic in topics if topic.name in found]
+    summary = "\n".join(
+        f"- *{topic.title}.* "
+        + (topic.short(found[topic.name]) if topic in measured else "Not measured here.")
+        for topic in topics
+    )
     parts, figures = [f"## In short\n\n{summary}"], dict[str, Any]()
-    for topic in topics:
+    for topic in measured:
         page = topic.show(found[topic.name])
         body = _HEADING.sub("##", page.markdown)
         body = _FIGURE.sub(rf"(figure:{topic.name}-\1)", body)

@@ -10,8 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deitsec.data import ArrayImageSet, DataSource, to_float
-from deitsec.models import Classifier, load_model
+from deitsec.data.image_set import UNLABELLED
+from deitsec.models import Classifier
 from deitsec.models.timm_import import import_timm
+from deitsec.studies.pretrained_photographs import (
+    check_same,
+    photographs_for,
+    pretrained_network,
+    told_pretrained,
+)
+from deitsec.studies.shipped_photographs import china, flower, hopper
 from deitsec.studies.study import StudyRun
 from deitsec.training import Augmentation, FitConfig, fit, predict
 from deitsec.training.recipes import new_model
@@ -20,31 +28,12 @@ _STRIDE = 8
 _TEST_SHARE = 0.4  # of the longer side
 
 
-def _china() -> NDArray[np.uint8]:
-    from sklearn.datasets import load_sample_image  # pyright: ignore[reportMissingTypeStubs]
-
-    return load_sample_image("china.jpg")
-
-
-def _flower() -> NDArray[np.uint8]:
-    from sklearn.datasets import load_sample_image  # pyright: ignore[reportMissingTypeStubs]
-
-    return load_sample_image("flower.jpg")
-
-
-def _hopper() -> NDArray[np.uint8]:
-    from matplotlib import cbook, image
-
-    samples: Any = cbook  # its stubs leave this unknown
-    return image.imread(samples.get_sample_data("grace_hopper.jpg", asfileobj=False))
-
-
 # class -> the photograph, two of scikit-learn and one of matplotlib, and whether its first end is
 # for testing: the end that shows more of what the photograph is of
 PHOTOGRAPHS: Mapping[str, tuple[Callable[[], NDArray[np.uint8]], bool]] = {
-    "temple": (_china, True),
-    "flower": (_flower, False),
-    "officer": (_hopper, True),
+    "temple": (china, True),
+    "flower": (flower, False),
+    "officer": (hopper, True),
 }
 
 
@@ -58,7 +47,10 @@ class Subject:
         labels: (N,) the photograph's class, or of a pretrained model its own answer.
         class_names: of the labels.
         facts: plain values for the result: `model`, `pretrained`, `accuracy`, `train`, `test`,
-            `side` and `sha256` of the crops.
+            `side` and `sha256` of the crops; of a pretrained model also those of
+            `pretrained_network` and `photographs_for`, its mean `confidence` in its answers, and
+            what it says of the `whole_photographs`: (name, answer, confidence).
+        whole: rows that show a whole photograph; None where none does.
     """
 
     model: Classifier
@@ -66,6 +58,7 @@ class Subject:
     labels: Tensor
     class_names: tuple[str, ...]
     facts: Mapping[str, Any]
+    whole: tuple[int, ...] | None = None
 
 
 def photographs(*, train: int, test: int, side: int) -> DataSource:
@@ -110,6 +103,8 @@ def photograph_classifier(
     *,
     model: str,
     pretrained: bool,
+    weights: str | None = None,
+    photos: str | None = None,
     epochs: int,
     train: int,
     test: int,
@@ -121,52 +116,31 @@ def photograph_classifier(
         run: of a study; the training is a piece of it.
         model: a timm model.
         pretrained: take its published weights, which need a network or a cache. Its classes are
-            not the photographs', so that its own answers on the clean crops are the labels.
+            not the photographs', so that its own answers on the clean images are the labels.
+        weights: a file to take them from instead.
+        photos: a data source to show it, where it has published weights.
         epochs: of the training.
-        train, test, side: see `photographs`.
+        train, test, side: see `photographs`; a pretrained model is shown `test` views of each
+            photograph, at its own size.
     """
+    if pretrained or weights is not None:
+        return _pretrained(run, model, weights, photos, test, side)
     data = photographs(train=train, test=test, side=side)
-    network: Classifier
-    if pretrained:
-        network = load_model(model, pretrained=True).to(run.device)
-        answers = predict(network, data.test).argmax(1)
-        names = _names(network.num_classes)
-        pixels = data.test.images(torch.arange(len(data.test)))
-        known = ArrayImageSet(pixels=pixels, labels=answers.cpu())
-        data = replace(data, train=None, test=known, class_names=names)
-    else:
-        config = FitConfig(
-            epochs=epochs,
-            batch_size=16,
-            lr=2e-3,
-            warmup_epochs=epochs / 10,
-            augmentation=Augmentation(shift=0.1, scale=0.1, flip=True, padding="reflection"),
-            validation=0.0,
-            seed=run.seed,
-        )
-        network = replace(run, data=data).network(
-            "photographs",
-            lambda: new_model(model, data, seed=run.seed).to(run.device),
-            lambda network, **more: fit(network, data, config, **more),
-        )
-    right = predict(network, data.test).argmax(1) == data.test.labels
-    return Subject(
-        model=network,
-        images=to_float(data.test.images(torch.arange(len(data.test)))),
-        labels=data.test.labels,
-        class_names=data.class_names,
-        facts={
-            "model": model,
-            "pretrained": pretrained,
-            "epochs": None if pretrained else epochs,
-            "accuracy": right.double().mean().item(),
-            "classes": network.num_classes,
-            "train": 0 if data.train is None else len(data.train),
-            "test": len(data.test),
-            "side": side,
-            "sha256": data.sha256,
-        },
+    config = FitConfig(
+        epochs=epochs,
+        batch_size=16,
+        lr=2e-3,
+        warmup_epochs=epochs / 10,
+        augmentation=Augmentation(shift=0.1, scale=0.1, flip=True, padding="reflection"),
+        validation=0.0,
+        seed=run.seed,
     )
+    network = replace(run, data=data).network(
+        "photographs",
+        lambda: new_model(model, data, seed=run.seed).to(run.device),
+        lambda network, **more: fit(network, data, config, **more),
+    )
+    return _subject(network, data, {"model": model, "pretrained": False, "epochs": epochs})
 
 
 def told(facts: Mapping[str, Any], *, option: str = "--model") -> str:
@@ -176,13 +150,9 @@ def told(facts: Mapping[str, Any], *, option: str = "--model") -> str:
         facts: of a `Subject`.
         option: of the command, that takes another classifier.
     """
-    crops = f"crops of {facts['side']} x {facts['side']} pixels"
     if facts["pretrained"]:
-        return (
-            f"{facts['model']} with timm's published weights, on {facts['test']} {crops} of "
-            "photographs that ship with scikit-learn and matplotlib; what it answers to the clean "
-            "crop counts as right."
-        )
+        return told_pretrained(facts)
+    crops = f"crops of {facts['side']} x {facts['side']} pixels"
     return (
         f"{facts['model']}, trained here for {facts['epochs']} epochs to tell which of "
         f"{len(PHOTOGRAPHS)} photographs (scikit-learn's china and flower, matplotlib's Grace "
@@ -191,6 +161,52 @@ def told(facts: Mapping[str, Any], *, option: str = "--model") -> str:
         f"less than as many photographs would. It has {100 * facts['accuracy']:.1f}% of them "
         "right. It is no ImageNet classifier: where published weights can be had, "
         f"`{option} NAME --pretrained` takes one."
+    )
+
+
+def _pretrained(
+    run: StudyRun[Any], model: str, weights: str | None, photos: str | None, test: int, side: int
+) -> Subject:
+    network, origin = pretrained_network(model, weights)
+    network = network.to(run.device)
+    pixels, shown = photographs_for(network, test, side=side, photos=photos)
+    unknown = torch.full((len(pixels),), UNLABELLED)
+    logits = predict(network, ArrayImageSet(pixels=pixels, labels=unknown))
+    sure, answers = logits.double().softmax(1).max(1)
+    names = _names(network.num_classes)
+    known = ArrayImageSet(pixels=pixels, labels=answers)
+    data = DataSource(
+        uri="photographs", name="photographs", class_names=names, train=None, test=known
+    )
+    facts = {"model": model, "pretrained": True, "epochs": None, **origin, **shown}
+    facts["confidence"] = sure.mean().item()
+    firsts = range(0, len(pixels), shown["views"])
+    listed = [name for package in shown["photographs"].values() for name in package]
+    facts["whole_photographs"] = [
+        (name, names[int(answers[row])], sure[row].item())
+        for name, row in zip(listed, firsts, strict=False)  # of the user's own none is listed
+    ]
+    subject = _subject(network, data, facts)
+    check_same(run, subject.facts)
+    return replace(subject, whole=tuple(firsts))
+
+
+def _subject(network: Classifier, data: DataSource, facts: Mapping[str, Any]) -> Subject:
+    right = predict(network, data.test).argmax(1) == data.test.labels
+    return Subject(
+        model=network,
+        images=to_float(data.test.images(torch.arange(len(data.test)))),
+        labels=data.test.labels,
+        class_names=data.class_names,
+        facts={
+            **facts,
+            "accuracy": right.double().mean().item(),
+            "classes": network.num_classes,
+            "train": 0 if data.train is None else len(data.train),
+            "test": len(data.test),
+            "side": data.test.shape[-1],
+            "sha256": data.sha256,
+        },
     )
 
 
