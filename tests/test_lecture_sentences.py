@@ -178,6 +178,27 @@ def test_more_generations_are_said_to_do_what_they_did():
     assert "from 10 to 10 of 10 classes" in said
 
 
+def test_the_model_is_the_reason_only_where_others_are_fooled_and_map_elites_does_not_help():
+    def change(elites, elsewhere):
+        def changed(topics):
+            found = topics["nothing"]
+            for one in found["methods"]:
+                one["fooled"] = 2
+                if one["name"] == "evolution, direct, MAP-Elites":
+                    one["fooled"] = elites
+            for one in found["elsewhere"].values():
+                one["fooled"] = elsewhere
+
+        return changed
+
+    reason = "the reason is the model that is to be fooled"
+    assert reason in _said("adversarial-lecture", change(1, 10))
+    assert reason not in _said("adversarial-lecture", change(10, 10))
+    said = _said("adversarial-lecture", change(1, 9))
+    assert reason not in said
+    assert "No other model that was tried is fooled in every class" in said
+
+
 def test_the_mixture_may_help_or_harm():
     def change(before, after):
         def changed(topics):
