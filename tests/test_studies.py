@@ -119,6 +119,34 @@ def test_runs_with_labels_stand_beside_each_other(tmp_path):
     assert json.loads((tmp_path / "toy" / "result.json").read_text())["options"]["steps"] == 3
 
 
+def test_a_label_that_makes_the_name_of_another_page_is_refused(tmp_path):
+    reproduce("toy", out=tmp_path, options={"steps": 1}, label="other")
+    path = tmp_path / "toy-other" / "result.json"
+    document = json.loads(path.read_text())
+    document["label"], document["data"]["name"] = None, "other"
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"is of another run \(data other, no label\), whose page"):
+        reproduce("toy", out=tmp_path, options={"steps": 1}, label="other")
+
+
+def test_what_a_study_refuses_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="topics: unknown 'typo'; there are photograph, "):
+        reproduce("attack-lecture", out=tmp_path, quick=True, options={"topics": ("typo",)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lecture_goes_on_with_more_topics(tmp_path):
+    def topics(*names):
+        document = reproduce(
+            "adversarial-lecture", out=tmp_path, quick=True, options={"topics": names}
+        )
+        assert document["options"]["topics"] == list(names)
+        return list(document["found"]["topics"])
+
+    assert topics("example") == ["example"]
+    assert topics("linear", "example") == ["example", "linear"]
+
+
 def test_a_training_that_was_stopped_goes_on(tmp_path):
     class Unplugged:
         def rows(self, stage, done, total): ...

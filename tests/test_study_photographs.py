@@ -171,6 +171,9 @@ def test_options_that_contradict_each_other_are_refused(options, tmp_path):
         options(photo_weights=str(tmp_path / "absent.pth"))
     with pytest.raises(ValueError, match="photos are for a classifier that knows them already"):
         options(photos="digits")
+    with pytest.raises(ValueError, match="photo_test must be 1 to 15 with published weights, got"):
+        options(photo_weights=str(file), photo_test=16)
+    options(photo_test=16)  # crops, for a classifier that is trained here
 
 
 def _placed(height, width):

@@ -36,7 +36,7 @@ from deitsec.studies.destruction import measure_destruction
 from deitsec.studies.few_labels import measure_few_labels
 from deitsec.studies.fooled_by_nothing import measure_fooling
 from deitsec.studies.lbfgs_distortions import measure_distortions
-from deitsec.studies.lecture import Topic, measure_topics, render_topics, study_topic
+from deitsec.studies.lecture import Topic, check_topics, measure_topics, render_topics, study_topic
 from deitsec.studies.linear_classifiers import measure_linear
 from deitsec.studies.published_mixture import measure_mixture, mixture_section
 from deitsec.studies.published_transfer import EPS as PUBLISHED_TRANSFER_EPS
@@ -397,4 +397,6 @@ STUDY = Study(
     },
     measure=measure,
     render=render,
+    free=("topics",),
+    check=lambda options: check_topics(options, TOPICS),
 )

@@ -101,7 +101,7 @@ class Options:
             raise ValueError("labelled must hold numbers of at least 1, and epochs at least 0")
         if not 0 <= self.defense_eps <= 1:
             raise ValueError(f"defense_eps must be in [0, 1], got {self.defense_eps}")
-        check_pretrained(self.pretrained, self.photo_weights, self.photos)
+        check_pretrained(self.pretrained, self.photo_weights, self.photos, self.photo_test)
         if not 0 < self.transfer_eps <= 1:
             raise ValueError(f"transfer_eps must be in (0, 1], got {self.transfer_eps}")
         if not self.generations or list(self.generations) != sorted(set(self.generations)):

@@ -23,7 +23,7 @@ from deitsec.studies.attack_lecture_page import (
 from deitsec.studies.attacked_photographs import attack_photographs
 from deitsec.studies.hidden_data import measure_hidden_data
 from deitsec.studies.impersonation import measure_impersonation
-from deitsec.studies.lecture import Topic, measure_topics, render_topics, study_topic
+from deitsec.studies.lecture import Topic, check_topics, measure_topics, render_topics, study_topic
 from deitsec.studies.photographs import Subject, photograph_classifier
 from deitsec.studies.plain_network import plain_network
 from deitsec.studies.pretrained_photographs import check_pretrained
@@ -85,7 +85,7 @@ class Options:
         for name in ("photo_epochs", "per_class", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        check_pretrained(self.pretrained, self.photo_weights, self.photos)
+        check_pretrained(self.pretrained, self.photo_weights, self.photos, self.photo_test)
         if not self.thresholds or not all(0 <= value < 1 for value in self.thresholds):
             raise ValueError(f"thresholds must be in [0, 1), got {self.thresholds}")
         if not 0 < self.photo_eps <= 1 or self.epochs < 0:
@@ -349,4 +349,6 @@ STUDY = Study(
     },
     measure=measure,
     render=render,
+    free=("topics",),
+    check=lambda options: check_topics(options, TOPICS),
 )

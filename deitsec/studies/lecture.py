@@ -85,13 +85,14 @@ def study_topic(
     )
 
 
-def check_topics(names: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse a topic that a lecture does not have.
+def check_topics(options: Any, topics: Sequence[Topic[Any]]) -> None:
+    """Refuse options that name a topic which a lecture does not have.
 
     Raises:
         ValueError: the name, and those that there are.
     """
-    for name in names:
+    known = [topic.name for topic in topics]
+    for name in options.topics:
         if name not in known:
             raise ValueError(f"topics: unknown {name!r}; there are {', '.join(known)}")
 
@@ -99,7 +100,6 @@ def check_topics(names: Sequence[str], known: Sequence[str]) -> None:
 def measure_topics(bench: B, topics: Sequence[Topic[B]]) -> dict[str, Any]:
     """Measure each topic that the options name, in turn; all where they name none."""
     chosen = bench.run.options.topics
-    check_topics(chosen, [topic.name for topic in topics])
     measured = [topic for topic in topics if not chosen or topic.name in chosen]
     return {"topics": {topic.name: topic.measure(bench) for topic in measured}}
 

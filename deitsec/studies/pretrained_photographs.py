@@ -11,19 +11,34 @@ from deitsec.data import load_data
 from deitsec.models import Classifier, load_foreign_weights, load_model, model_sha256
 from deitsec.models.checkpoint import find_model_card
 from deitsec.report.wording import joined
-from deitsec.studies.shipped_photographs import named_by_package, shipped_photographs, views
+from deitsec.studies.shipped_photographs import (
+    MOST_VIEWS,
+    named_by_package,
+    shipped_photographs,
+    views,
+)
 from deitsec.studies.study import StudyRun
 from deitsec.studies.tables import share
 from deitsec.verification.protocol import choose_rows
 
 
-def check_pretrained(pretrained: bool, weights: str | None, photos: str | None) -> None:
+def check_pretrained(
+    pretrained: bool, weights: str | None, photos: str | None, number: int
+) -> None:
     """Refuse options of a study that contradict each other.
 
+    Args:
+        pretrained, weights, photos: see `deitsec.studies.photographs.photograph_classifier`.
+        number: of views of a photograph, where the weights are published.
+
     Raises:
-        ValueError: two origins of the weights, a file that is not there, or photographs of the
-            user's own for a classifier that is trained here.
+        ValueError: two origins of the weights, a file that is not there, photographs of the user's
+            own for a classifier that is trained here, or more views of one than there are.
     """
+    if (pretrained or weights is not None) and photos is None and not 1 <= number <= MOST_VIEWS:
+        raise ValueError(
+            f"photo_test must be 1 to {MOST_VIEWS} with published weights, got {number}"
+        )
     if pretrained and weights is not None:
         raise ValueError("pretrained and photo_weights exclude each other: give one of them")
     if weights is not None and not Path(weights).is_file():
@@ -126,10 +141,14 @@ def told_pretrained(facts: Mapping[str, Any]) -> str:
             [f"{package} ({', '.join(names)})" for package, names in facts["photographs"].items()]
         )
         number = sum(map(len, facts["photographs"].values()))
+        overlap = (
+            "; views of a photograph overlap, so they count for less than as many photographs would"
+            if facts["views"] > 1
+            else ""
+        )
         shown = (
-            f"{facts['test']} views of {number} photographs, {size}, that ship with {packages}; "
-            "views of a photograph overlap, so they count for less than as many photographs "
-            "would. What"
+            f"{facts['test']} views of {number} photographs, {size}, that ship with "
+            f"{packages}{overlap}. What"
         )
     said = [
         f"{name} *{answer}* ({share(sure, 1)})" for name, answer, sure in facts["whole_photographs"]

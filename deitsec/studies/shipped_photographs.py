@@ -25,6 +25,7 @@ _OPTIONAL_FILES = {
 }
 _CLOSER = (0.6, 0.4)  # shares of the shorter side, after the whole
 _CORNERS = ((0, 0), (1, 1), (0, 1), (1, 0))
+MOST_VIEWS = (1 + len(_CLOSER)) * (1 + len(_CORNERS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +99,8 @@ def views(photograph: NDArray[np.uint8], number: int, *, side: int, crop: float)
         ValueError: more views than there are, or none.
     """
     shares, places = (crop, *_CLOSER), ((0.5, 0.5), *_CORNERS)
-    if not 1 <= number <= len(shares) * len(places):
-        raise ValueError(
-            f"views of a photograph must be 1 to {len(shares) * len(places)}, got {number}"
-        )
+    if not 1 <= number <= MOST_VIEWS:
+        raise ValueError(f"views of a photograph must be 1 to {MOST_VIEWS}, got {number}")
     pixels = torch.as_tensor(np.array(photograph)).permute(2, 0, 1)[None]
     height, width = pixels.shape[-2:]
     found: list[Tensor] = []

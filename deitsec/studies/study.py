@@ -106,6 +106,10 @@ class StudyRun(Generic[O]):
         return lambda done, total: self.shown.rows(stage, done, total)
 
 
+def _all_will_do(options: Any) -> None:
+    """Refuse nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study(Generic[O]):
     """A study that one command reproduces.
@@ -120,6 +124,9 @@ class Study(Generic[O]):
         quick: options of the quick form, which runs on digits.
         measure: run -> plain values; everything that the page shows.
         render: the written document, whose `found` is what `measure` gave -> page.
+        free: options that decide which pieces are made, and nothing of what is in one: a run goes
+            on with others of them.
+        check: refuses options that the dataclass cannot judge by itself, before any work.
     """
 
     name: str
@@ -130,3 +137,5 @@ class Study(Generic[O]):
     quick: Mapping[str, Any]
     measure: Callable[[StudyRun[O]], dict[str, Any]]
     render: Callable[[Document], Page]
+    free: tuple[str, ...] = ()
+    check: Callable[[O], None] = _all_will_do

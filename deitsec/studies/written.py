@@ -60,21 +60,25 @@ def reproduce(
         The result, as `<page>/result.json` has it.
 
     Raises:
-        ValueError: an unknown study or option, an option out of range, a label that is no name, or
-            pieces in `out` that are of other settings.
+        ValueError: an unknown study or option, an option out of range, a label that is no name,
+            pieces in `out` that are of other settings, or a page there whose label or data are
+            others, though its name is the same.
     """
     chosen = study(name)
     if label is not None and not _NAME.fullmatch(label):
         raise ValueError(f"label must be letters, digits, '.', '_' and '-', got {label!r}")
     given = {key: value for key, value in (options or {}).items() if value is not None}
     settings = chosen.options(**({**chosen.quick, **given} if quick else given))
+    chosen.check(settings)
     source = load_data(data or (QUICK_DATA if quick else chosen.data))
     folder = out / _page_name(chosen, source.name, label, quick=quick)
+    _check_own(folder / "result.json", source.name, label)
     if fresh:
         shutil.rmtree(folder / "work", ignore_errors=True)
+    plain = dataclasses.asdict(settings)
     identity = {
         "study": name,
-        "options": dataclasses.asdict(settings),
+        "options": {key: value for key, value in plain.items() if key not in chosen.free},
         "data": source.sha256,
         "seed": seed,
         "deitsec": deitsec.__version__,
@@ -104,7 +108,7 @@ def reproduce(
         "command": _command(name, command),
         "seed": seed,
         "quick": quick,
-        "options": identity["options"],
+        "options": plain,
         "data": _described(source),
         "environment": environment(device or "cpu"),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -162,6 +166,23 @@ def page_name(document: Document) -> str:
 def _page_name(chosen: Study[Any], data: str, label: str | None, *, quick: bool) -> str:
     other = None if quick or data == chosen.data else _ODD.sub("-", data)
     return "-".join(part for part in (chosen.name, other, label) if part)
+
+
+def _check_own(result: Path, data: str, label: str | None) -> None:
+    """Refuse to write over a page that is called the same and shows another run."""
+    if not result.exists():
+        return
+    try:
+        document = json.loads(result.read_text())
+        there = (document["data"]["name"], document.get("label"))
+    except (ValueError, KeyError, TypeError):
+        return  # no result of a study, or half of one
+    if there != (data, label):
+        labelled = "no label" if there[1] is None else f"label {there[1]}"
+        raise ValueError(
+            f"{result} is of another run (data {there[0]}, {labelled}), whose page has the same "
+            "name: give another --label or --out"
+        )
 
 
 def _head(document: Document, title: str, source: str) -> str:
