@@ -191,8 +191,10 @@ def test_the_model_is_the_reason_only_where_others_are_fooled_and_map_elites_doe
 
         return changed
 
-    reason = "the reason is the model that is to be fooled"
+    reason = "it hangs on the model that is to be fooled"
     assert reason in _said("adversarial-lecture", change(1, 10))
+    assert reason in _said("adversarial-lecture", change(2, 10))
+    assert reason not in _said("adversarial-lecture", change(9, 10))
     assert reason not in _said("adversarial-lecture", change(10, 10))
     said = _said("adversarial-lecture", change(1, 9))
     assert reason not in said
