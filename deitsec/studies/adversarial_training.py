@@ -86,6 +86,7 @@ def measure(run: StudyRun[Options]) -> dict[str, Any]:
         "curve_rows": min(run.options.curve_rows, len(run.data.test)),
         "model": run.options.model,
         "eps": eps,
+        "usual_eps": suite_eps(run.data),
         "strong": run.options.strong,
         "methods": entries,
     }

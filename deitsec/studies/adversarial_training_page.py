@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deitsec.report.learning_curves import learning_curves
+from deitsec.studies.radius import radius_note
 from deitsec.studies.study import Document, Page
 from deitsec.studies.tables import share, table
 
@@ -18,10 +19,11 @@ def render(document: Document) -> Page:
     of_clean = f" *Clean* is of all {whole:,} test images." if whole else ""
     parts = [
         f"{found['model']} trained by each method, and attacked within "
-        f"{found['eps'] * 255:.4g}/255 (L-infinity) on {found['rows']} test images. *PGD* takes "
-        f"{options['steps']} steps. The figure to believe is the least of a row, that of the "
-        "strongest attack tried, and still an upper bound of the truth. Seconds an epoch are "
-        f"those of the whole epoch on this machine, the judging of it included.{of_clean}",
+        f"{found['eps'] * 255:.4g}/255 (L-infinity) on {found['rows']} test images."
+        f"{radius_note(found)} *PGD* takes {options['steps']} steps. The figure to believe is the "
+        "least of a row, that of the strongest attack tried, and still an upper bound of the "
+        "truth. Seconds an epoch are those of the whole epoch on this machine, the judging of it "
+        f"included.{of_clean}",
         _table(found),
         _verdict(found),
     ]

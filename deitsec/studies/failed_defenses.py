@@ -295,7 +295,13 @@ def measure(run: StudyRun[Options]) -> dict[str, Any]:
             partial(_attacked, run, name, defended, rows, bench.eps),
         )
         found.append({"name": name, **piece})
-    return {"rows": len(rows), "model": run.options.model, "eps": bench.eps, "defenses": found}
+    return {
+        "rows": len(rows),
+        "model": run.options.model,
+        "eps": bench.eps,
+        "usual_eps": suite_eps(run.data),
+        "defenses": found,
+    }
 
 
 def _attacked(

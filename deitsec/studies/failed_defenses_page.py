@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deitsec.report.wording import grey_levels, points
+from deitsec.studies.radius import radius_note
 from deitsec.studies.study import Document, Page
 from deitsec.studies.tables import seconds, share, table
 
@@ -41,10 +42,11 @@ def render(document: Document) -> Page:
     of_clean = f" *Clean* is of all {whole:,} test images." if whole else ""
     parts = [
         f"{found['model']} on {found['rows']} test images; no value of an image is changed by more "
-        f"than {grey_levels(found['eps'])}. *Plain PGD* ({options['steps']} steps) does not know "
-        "of the defense; *adaptive* counts the images that withstand it, and PGD and APGD with the "
-        f"DLR loss ({options['adaptive_steps']} steps each) by somebody who does. Every success is "
-        "judged by the defended model itself, with random numbers that the attack has not seen. "
+        f"than {grey_levels(found['eps'])}.{radius_note(found)} *Plain PGD* ({options['steps']} "
+        "steps) does not know of the defense; *adaptive* counts the images that withstand it, and "
+        f"PGD and APGD with the DLR loss ({options['adaptive_steps']} steps each) by somebody who "
+        "does. Every success is judged by the defended model itself, with random numbers that the "
+        "attack has not seen. "
         f"The verdict follows from the row's figures and those of the first.{of_clean}",
         _summary(fooled, least, found["rows"]),
         table(head, rows),
