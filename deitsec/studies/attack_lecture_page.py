@@ -30,11 +30,14 @@ def show_goals(found: Found) -> Page:
     goals = found["goals"]
     denied = ", ".join(f"{share(one['denial'], 1)} of {one['name']}" for one in goals)
     about = ", ".join(f"{one['right']} of {one['rows']} {one['name']}" for one in goals)
+    numbers = list(dict.fromkeys(one["targets"] for one in goals))
+    targets = " or ".join(map(str, numbers))
     return Page(
         markdown="PGD at half of the usual radius, on images that the classifier has right "
         f"({about}); untargeted it succeeds on {denied}. An impersonation is a pair of image and "
-        "target class; a denial of service by targets counts the images for which one of them is "
-        "reached with that confidence.\n\n" + impersonation_table(goals)
+        f"target class, of which each image has {targets}; a denial of service by targets counts "
+        "the images for which one of them is reached with that confidence.\n\n"
+        + impersonation_table(goals)
     )
 
 

@@ -25,7 +25,10 @@ def measure_impersonation(
     steps: int,
     thresholds: Sequence[float],
 ) -> dict[str, Any]:
-    """Attack images that a model has right: away from their class, and to each other class.
+    """Attack images that a model has right: away from their class, and to other classes.
+
+    The targets are all other classes, or where those are many nine, evenly spread over the classes
+    from each label on.
 
     Args:
         run: of a study.
@@ -50,7 +53,8 @@ def measure_impersonation(
     classes = first.logits.shape[1]
     number = min(classes - 1, _MOST_TARGETS)
     rows = kept.repeat_interleave(number)
-    step = torch.arange(1, number + 1).repeat(len(kept))
+    step = torch.arange(1, number + 1) * ((classes - 1) // number)  # neighbours may be alike
+    step = step.repeat(len(kept))
     targets = (labels[rows] + step) % classes
     denial = first.success[kept].double().mean().item() if len(kept) else None
     points: list[dict[str, Any]] = []
