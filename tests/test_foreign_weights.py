@@ -108,6 +108,16 @@ def test_the_first_entry_that_does_not_agree_is_named(file, published, change, m
     assert all(torch.equal(tensor, before[name]) for name, tensor in ours.state_dict().items())
 
 
+def test_one_shared_name_is_said_to_be_why_the_order_was_not_taken(file, published):
+    state = published.state_dict()
+    foreign = {("6.bias" if k == "_fc.bias" else k): v for k, v in _foreign(state).items()}
+    torch.save(foreign, file)
+    with pytest.raises(
+        CheckpointError, match="1 of its names are the network's, so that"
+    ):
+        load_foreign_weights(_network(), file)
+
+
 def test_a_safetensors_file_keeps_no_order(tmp_path, published):
     from safetensors.torch import save_file
 

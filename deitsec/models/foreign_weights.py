@@ -37,8 +37,17 @@ def load_foreign_weights(module: nn.Module, path: str | PathLike[str]) -> bool:
     path, network = Path(path), network_of(module)
     expected = tensors_of(network)
     given = from_transformers(strip_prefixes(read_tensors(path), expected))
-    if any(name in expected for name in given) or find_model_card(path) is not None:
-        load_weights(network, path)
+    known = sum(name in expected for name in given)
+    if known or find_model_card(path) is not None:
+        try:
+            load_weights(network, path)
+        except CheckpointError as error:
+            if known in (0, len(expected)):
+                raise
+            raise CheckpointError(
+                f"{error}; {known} of its names are the network's, so that the order of the "
+                "others was not taken for theirs"
+            ) from error
         return False
     if is_safetensors(path):
         raise CheckpointError(

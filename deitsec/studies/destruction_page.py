@@ -167,9 +167,12 @@ def size_found(found: Found) -> str:
         nearest.append(f"{method['name']} at {near} ({share(known[near], 1)})")
     most: list[str] = []
     for method in found["methods"]:
-        alone = {key: rate for key, rate in method["rates"].items() if key != PRINT}
-        change = max(alone, key=lambda key: alone[key] or 0.0)
-        told = f"{change} ({_shown(alone[change])})" if alone[change] else "none takes any back"
+        rates = {key: rate for key, rate in method["rates"].items() if key != PRINT}
+        alone = {key: rate for key, rate in rates.items() if rate is not None}
+        if not alone:
+            continue  # it fooled on nothing
+        change = max(alone, key=lambda key: alone[key])
+        told = f"{change} ({share(alone[change], 1)})" if alone[change] else "none takes any back"
         most.append(f"{method['name']} {told}")
     return (
         f"Apart from the published by more than {points(_APART)}: {listed}. The published rates "

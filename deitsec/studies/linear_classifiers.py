@@ -20,6 +20,7 @@ from deitsec.studies.study import StudyRun
 from deitsec.studies.tables import share, table
 from deitsec.studies.whole_mnist import is_whole_mnist
 from deitsec.training import predict
+from deitsec.training.modes import place_of
 
 # Goodfellow et al., arXiv:1412.6572, section 4, on MNIST at eps 0.25: (error, confidence)
 PUBLISHED_EPS = 0.25
@@ -76,7 +77,7 @@ def measure_linear(
         result = Engine(linear, seed=run.seed).run(attack, images, labels)
         found = result.distance(norm)[result.success & result.clean_correct]
         nearest[norm] = found.double().median().item() if len(found) else None
-    row = int((linear(images).argmax(1) == labels).int().argmax())
+    row = int((_logits(linear, images).argmax(1) == labels).int().argmax())
     return {
         "rows": len(labels),
         "eps": eps,
@@ -123,15 +124,20 @@ def _trained(
 ) -> dict[str, Any]:
     """Errors, the confidence in wrong answers, and the gap of a clean image's largest logits."""
     found = _at_radius(run, model, images, labels)
-    with torch.no_grad():
-        logits = torch.cat([model(part) for part in images.split(_TOGETHER)])
-    gap = logits.double().topk(2).values
+    gap = _logits(model, images).double().topk(2).values
     return {
         "test_error": _test_error(run, model),
         "error": found["error"],
         "confidence": found["confidence"],
         "gap": (gap[:, 0] - gap[:, 1]).mean().item(),
     }
+
+
+@torch.no_grad()
+def _logits(model: Classifier, images: Tensor) -> Tensor:
+    """(N, K) on the CPU, of images wherever the model is."""
+    place = place_of(model)
+    return torch.cat([model(part.to(place)).cpu() for part in images.split(_TOGETHER)])
 
 
 def _picture(run: StudyRun[Any], linear: Classifier, image: Tensor, label: int) -> dict[str, Any]:
@@ -143,9 +149,9 @@ def _picture(run: StudyRun[Any], linear: Classifier, image: Tensor, label: int) 
         PGD(eps=PUBLISHED_EPS, steps=20), many, labels, torch.tensor(targets)
     )
     found = dict(zip(targets, zip(result.adv, result.logits, strict=True), strict=True))
-    found[label] = (image, linear(image[None])[0].detach())
+    found[label] = (image, _logits(linear, image[None])[0])
     layer = next(module for module in linear.modules() if isinstance(module, nn.Linear))
-    weights = layer.weight.detach().reshape(-1, *image.shape)
+    weights = layer.weight.detach().cpu().reshape(-1, *image.shape)
     weights = 0.5 + 0.5 * weights / weights.abs().amax()
     return {
         "label": label,
