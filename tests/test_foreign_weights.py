@@ -112,9 +112,7 @@ def test_one_shared_name_is_said_to_be_why_the_order_was_not_taken(file, publish
     state = published.state_dict()
     foreign = {("6.bias" if k == "_fc.bias" else k): v for k, v in _foreign(state).items()}
     torch.save(foreign, file)
-    with pytest.raises(
-        CheckpointError, match="1 of its names are the network's, so that"
-    ):
+    with pytest.raises(CheckpointError, match="1 of its names are the network's, so that"):
         load_foreign_weights(_network(), file)
 
 

@@ -143,6 +143,7 @@ def measure(run: StudyRun[Options]) -> Piece:
             ),
         )
         measured.append(_measured(run, student, f"{temperature:g}", temperature))
+    last = f"{options.temperatures[-1]:g}"
     return {
         "network": _network_name(run),
         "recipe": dataclasses.asdict(fitted),
@@ -153,8 +154,8 @@ def measure(run: StudyRun[Options]) -> Piece:
         "train_rows": 0 if run.data.train is None else len(run.data.train),
         "seen": run.part(f"{BASELINE}-seen", partial(accuracy_seen, baseline, run.data)),
         "last_teacher": {
-            "clean": run.part("last-teacher-clean", partial(accuracy_unseen, teacher, run.data)),
-            "seen": run.part("last-teacher-seen", partial(accuracy_seen, teacher, run.data)),
+            "clean": run.part(f"{last}-teacher-clean", partial(accuracy_unseen, teacher, run.data)),
+            "seen": run.part(f"{last}-teacher-seen", partial(accuracy_seen, teacher, run.data)),
         },
         "ways": _ways(run, baseline),
         "control": _control(run, fitted),
@@ -389,4 +390,5 @@ STUDY = Study(
     },
     measure=measure,
     render=render,
+    free=("temperatures",),
 )
