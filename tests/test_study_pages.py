@@ -1,6 +1,7 @@
 """The committed pages: each is made of the committed result beside it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,11 @@ def test_the_page_is_that_of_the_result(path):
     assert not document["quick"]
     assert document["command"].startswith(f"deitsec reproduce {document['study']}")
     assert "/" not in document["data"]["uri"]
+
+
+def test_every_page_is_listed():
+    listed = re.findall(r"\(studies/([\w.-]+)\.md\)", (PAGES.parent / "studies.md").read_text())
+    assert sorted(listed) == sorted(path.parent.name for path in RESULTS)
 
 
 @pytest.mark.parametrize(
