@@ -16,6 +16,7 @@ OWN = (
     "deit_micro",
     "logistic_regression",
     "mnist_dense",
+    "mnist_dense_bn",
     "papernot_cifar10",
     "papernot_mnist",
     "small_cnn",

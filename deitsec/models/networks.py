@@ -48,8 +48,11 @@ def mnist_dense(
     image_size: int = 28,
     width: int = 256,
     depth: int = 2,
+    batch_norm: bool = False,
 ) -> nn.Module:
     """Build the dense network of the MNIST study: `depth` ReLU layers of `width` on the flat image.
+
+    As `mnist_dense_bn` it has batch norm (arXiv:1502.03167) in every hidden layer.
 
     Args:
         num_classes: number of logits.
@@ -57,6 +60,7 @@ def mnist_dense(
         image_size: side of the square images, >= 1.
         width: units of a hidden layer.
         depth: number of hidden layers, >= 1.
+        batch_norm: whether each of them is normalised before its ReLU.
 
     Raises:
         ValueError: if depth < 1.
@@ -66,7 +70,8 @@ def mnist_dense(
     layers: list[nn.Module] = [nn.Flatten()]
     features = in_chans * image_size**2
     for _ in range(depth):
-        layers += [nn.Linear(features, width), nn.ReLU()]
+        norm = [nn.BatchNorm1d(width)] if batch_norm else []
+        layers += [nn.Linear(features, width), *norm, nn.ReLU()]
         features = width
     return nn.Sequential(*layers, nn.Linear(features, num_classes))
 

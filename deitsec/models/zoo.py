@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ OWN_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "deit_micro": deit_micro,
     "logistic_regression": logistic_regression,
     "mnist_dense": mnist_dense,
+    "mnist_dense_bn": partial(mnist_dense, batch_norm=True),
     "papernot_cifar10": papernot_cifar10,
     "papernot_mnist": papernot_mnist,
     "small_cnn": small_cnn,

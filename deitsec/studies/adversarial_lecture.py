@@ -164,7 +164,7 @@ def _few_labels(bench: Bench) -> dict[str, Any]:
     options = bench.run.options
     return measure_few_labels(
         bench.run,
-        model=DENSE,
+        model=options.virtual_model,
         labelled=options.labelled,
         epochs=options.virtual_epochs,
         eps=options.virtual_eps,

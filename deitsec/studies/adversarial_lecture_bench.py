@@ -63,6 +63,8 @@ class Options:
     labelled: tuple[int, ...] = field(
         default=(2, 5, 10), metadata={"help": "Labels of each class, where they are few."}
     )
+    # virtual adversarial training comes to one answer for nearly all of MNIST without batch norm
+    virtual_model: str = field(default=DENSE, metadata={"help": "Of the training on few labels."})
     virtual_epochs: int = field(default=20, metadata={"help": "Of the training on few labels."})
     virtual_eps: float = field(default=0.5, metadata={"help": "L2 length of its perturbation."})
     seeds: int = field(default=2, metadata={"help": "Runs of the training on few labels."})

@@ -197,6 +197,7 @@ def _by_training(trainings: Sequence[Mapping[str, Any]]) -> str:
     like = LIKE[_LINEAR]
     error, theirs = PUBLISHED[like]
     sizes = [one["distortion"] for one in known]
+    nearest = min(known, key=lambda one: abs(one["distortion"] - theirs))["name"]
     told = ", ".join(
         f"{one['name']} {one['distortion']:.3f} (error {share(one['error'], 1)})" for one in known
     )
@@ -208,7 +209,7 @@ def _by_training(trainings: Sequence[Mapping[str, Any]]) -> str:
         verdict = "lies outside, so that the length of training does not explain the difference"
     return (
         f"{_LINEAR} by the length of its training: {told}. The published {theirs:g} (error "
-        f"{share(error, 1)}) {verdict}."
+        f"{share(error, 1)}) {verdict}; {nearest} is the nearest to it."
     )
 
 
