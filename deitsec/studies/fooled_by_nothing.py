@@ -125,7 +125,7 @@ def fooling_section(found: Mapping[str, Any]) -> str:
             f"Each stops at {share(CONFIDENCE, 0)}. Nguyen et al. report "
             f"{share(PUBLISHED)} for images evolved on, for LeNet on MNIST.",
             _generations(found),
-            "A frame marks a class that was not reached.",
+            "A frame marks a class that was not reached; ME stands for MAP-Elites.",
             "![fooling images](figure:nothing)",
         ]
     )
@@ -199,12 +199,17 @@ def shown_methods(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return list({one["name"]: one for one in found["methods"]}.values())
 
 
+def _title(name: str) -> str:
+    """A method's name, as short as a picture's title is."""
+    return name.removeprefix("evolution, ").replace(_ELITES, " ME")
+
+
 def fooling_figure(found: Mapping[str, Any], class_names: list[str]) -> Any:
     """The images, a row a method, a column a class."""
     methods = shown_methods(found)
     return image_matrix(
         [[unpacked(text) for text in one["images"]] for one in methods],
-        rows=[one["name"].removeprefix("evolution, ") for one in methods],
+        rows=[_title(one["name"]) for one in methods],
         columns=class_names,
         column_name="what the model sees in it",
         marked=np.array([[c < CONFIDENCE for c in one["confidence"]] for one in methods]),
