@@ -14,7 +14,7 @@ STUDIES: dict[str, str] = {
     ),
     "defensive-distillation": (
         "success, robustness and gradients by temperature (Papernot et al. 2016); an hour at 5 "
-        "epochs each on a busy core, some 8 hours at the paper's 50"
+        "epochs each on a busy core, half an hour a network at the paper's 50"
     ),
     "deit-distillation": (
         "what a DeiT inherits: from scratch, soft, hard, from a robust teacher; about 15 minutes"
