@@ -58,6 +58,15 @@ def test_the_page_names_all_that_tie_by_their_least_and_what_withstands_one_step
     assert "flatters" not in page(entry("pgd", 0.9, 0.7, 0.5, 0.5))
 
 
+def test_what_learnt_nothing_is_never_the_best():
+    said = page(entry("mixture", 0.9, 0.3, 0.02, 0.01), entry("pgd", 0.113, 0.1, 0.1, 0.1))
+    assert "the best method is mixture with 1.0%" in said
+    assert "pgd learnt next to nothing at this radius: 11.3% of the clean images" in said
+    neither = page(entry("pgd", 0.113, 0.1, 0.1, 0.1))
+    assert "no method learnt to classify" in neither
+    assert "the best method" not in neither
+
+
 def test_the_page_says_that_the_detector_never_fired_where_it_did_not():
     never = "The detector never ended a run here."
     assert never in page(entry("fast", 0.9, 0.5, 0.5, 0.5, None, None))

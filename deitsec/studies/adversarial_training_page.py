@@ -1,6 +1,6 @@
 """The page of the study of adversarial training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deitsec.report.learning_curves import learning_curves
@@ -77,14 +77,13 @@ def _table(found: Mapping[str, Any]) -> str:
 
 def _verdict(found: Mapping[str, Any]) -> str:
     undefended, *trained = found["methods"]
-    most = max(_least(entry) for entry in trained)
-    best = [entry for entry in trained if _least(entry) == most]
-    names = " and ".join(entry["method"] for entry in best)
-    clean = " and ".join(share(entry["clean"], 1) for entry in best)
-    said = [
-        f"Undefended, {share(_least(undefended), 1)} withstand every attack here; the best "
-        f"{'method is' if len(best) == 1 else 'methods are'} {names} with {share(most, 1)}, at a "
-        f"clean accuracy of {clean} against {share(undefended['clean'], 1)}."
+    learnt = [entry for entry in trained if entry["clean"] >= undefended["clean"] / 2]
+    said = [_best(undefended, learnt)]
+    said += [
+        f"{entry['method']} learnt next to nothing at this radius: {share(entry['clean'], 1)} of "
+        "the clean images are right, and what is left of them under attack is no robustness."
+        for entry in trained
+        if entry not in learnt
     ]
     flattered = max(trained, key=lambda entry: entry["pgd"] - _least(entry))
     if (by := flattered["pgd"] - _least(flattered)) > 0:
@@ -96,6 +95,21 @@ def _verdict(found: Mapping[str, Any]) -> str:
         if entry["fgsm"] - entry["pgd"] > _ONE_STEP
     ]
     return " ".join(said)
+
+
+def _best(undefended: Mapping[str, Any], learnt: Sequence[Mapping[str, Any]]) -> str:
+    """Which of the methods that learnt to classify holds most."""
+    before = f"Undefended, {share(_least(undefended), 1)} withstand every attack here"
+    if not learnt:
+        return f"{before}; no method learnt to classify."
+    most = max(_least(entry) for entry in learnt)
+    best = [entry for entry in learnt if _least(entry) == most]
+    names = " and ".join(entry["method"] for entry in best)
+    clean = " and ".join(share(entry["clean"], 1) for entry in best)
+    return (
+        f"{before}; the best {'method is' if len(best) == 1 else 'methods are'} {names} with "
+        f"{share(most, 1)}, at a clean accuracy of {clean} against {share(undefended['clean'], 1)}."
+    )
 
 
 def _least(entry: Mapping[str, Any]) -> float:
