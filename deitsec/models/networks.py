@@ -52,8 +52,8 @@ def mnist_dense(
 ) -> nn.Module:
     """Build the dense network of the MNIST study: `depth` ReLU layers of `width` on the flat image.
 
-    As `mnist_dense_bn` it has batch norm (arXiv:1502.03167) in every layer; that of the logits keeps
-    any one class from winning everywhere, which virtual adversarial training may come to otherwise.
+    As `mnist_dense_bn` it has batch norm (arXiv:1502.03167) in every layer; that of the logits
+    keeps one class from winning everywhere, which virtual adversarial training may come to.
 
     Args:
         num_classes: number of logits.
