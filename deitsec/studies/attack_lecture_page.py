@@ -55,13 +55,16 @@ def short_photograph(found: Found) -> str:
 
 
 def short_goals(found: Found) -> str:
-    """How often each goal is reached on the data."""
-    data = found["goals"][-1]
-    if not data["points"]:
-        return "No image was right before."
-    surest = data["points"][-1]
+    """How often each goal is reached, on photographs and on the data."""
+    return " ".join(map(_reached, found["goals"]))
+
+
+def _reached(goals: Found) -> str:
+    if not goals["points"]:
+        return f"On {goals['name']}, no image was right before."
+    surest = goals["points"][-1]
     return (
-        f"On {data['name']}, {share(data['denial'], 1)} of the images are denied, and "
+        f"On {goals['name']}, {share(goals['denial'], 1)} of the images are denied, and "
         f"{share(surest['impersonation'], 1)} of the impersonations reach a confidence of "
         f"{share(surest['confidence'], 0)}."
     )
