@@ -192,11 +192,13 @@ def test_what_half_the_training_and_half_the_length_do_is_measured(run, monkeypa
                 "half the epochs": pytest.approx(0.2 + 0.02),
                 "half the length": pytest.approx(0.4 + 0.01),
                 "mnist_dense_bn in its place": pytest.approx(1.4 + 0.02),
+                "vat_dense and length 5 in their place": pytest.approx(0.4 + 0.05),
             },
             "largest": {
                 "half the epochs": 0.1,
                 "half the length": 0.1,
                 "mnist_dense_bn in its place": 0.1,
+                "vat_dense and length 5 in their place": 0.1,
             },
         }
     ]

@@ -17,6 +17,7 @@ OWN = (
     "logistic_regression",
     "mnist_dense",
     "mnist_dense_bn",
+    "vat_dense",
     "papernot_cifar10",
     "papernot_mnist",
     "small_cnn",
@@ -349,6 +350,7 @@ def test_logistic_regression_is_linear_in_the_images():
         ("deit_micro", {"embed_dim": 90}, "multiple of num_heads=4, got 90"),
         ("mnist_dense", {"depth": 0}, "depth must be >= 1"),
         ("mnist_dense", {"in_chans": 0}, "in_chans must be >= 1"),
+        ("vat_dense", {"noise": -0.1}, "noise must be >= 0"),
         ("mnist_dance", {}, "name must be one of"),
     ],
 )

@@ -62,6 +62,7 @@ def test_what_learnt_nothing_is_never_the_best():
     said = page(entry("mixture", 0.9, 0.3, 0.02, 0.01), entry("pgd", 0.113, 0.1, 0.1, 0.1))
     assert "the best method is mixture with 1.0%" in said
     assert "pgd learnt next to nothing at this radius: 11.3% of the clean images" in said
+    assert "the best method is pgd with 20.0%" in page(entry("pgd", 0.3, 0.25, 0.2, 0.2))
     neither = page(entry("pgd", 0.113, 0.1, 0.1, 0.1))
     assert "no method learnt to classify" in neither
     assert "the best method" not in neither

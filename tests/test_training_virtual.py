@@ -118,6 +118,17 @@ def test_dropout_and_statistics_are_left_alone_and_put_back():
     assert not torch.allclose(by_batch, model.eval()(images))  # normalised by the batch
 
 
+def test_noise_on_hidden_layers_is_there_in_training_only_and_out_of_smoothness():
+    model = build_own("vat_dense", in_chans=1, image_size=8).train()
+    images = torch.rand(16, 1, 8, 8)
+    assert not torch.equal(model(images), model(images))
+    with undisturbed(model):
+        assert torch.equal(model(images), model(images))
+    assert all(part.training for part in model.modules())
+    model.eval()
+    assert torch.equal(model(images), model(images))
+
+
 def test_labels_of_the_others_are_not_read(data):
     """-1 in their place, another class or the truth: the same weights, bit for bit."""
     config = VirtualConfig(fit=FIT, labelled=4)

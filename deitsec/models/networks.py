@@ -1,6 +1,7 @@
 """The small networks of the papers: plain modules from normalised images (B, C, S, S) to logits."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def papernot_mnist(
@@ -76,6 +77,49 @@ def mnist_dense(
         features = width
     norm = [nn.BatchNorm1d(num_classes)] if batch_norm else []
     return nn.Sequential(*layers, nn.Linear(features, num_classes), *norm)
+
+
+class HiddenNoise(nn.Module):
+    """Gaussian noise on what passes, in train mode only.
+
+    Args:
+        std: its standard deviation, >= 0.
+    """
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The values, each with noise of its own."""
+        return hidden + self.std * torch.randn_like(hidden) if self.training else hidden
+
+
+def vat_dense(
+    *, num_classes: int = 10, in_chans: int = 1, image_size: int = 28, noise: float = 0.5
+) -> nn.Module:
+    """Build the dense network of virtual adversarial training on MNIST (arXiv:1704.03976).
+
+    ReLU layers of 1,200, 600, 300 and 150 on the flat image, each with batch norm before it and
+    noise after it, and batch norm on the logits. The deviation of the noise is not published.
+
+    Args:
+        num_classes: number of logits.
+        in_chans: channels of the images.
+        image_size: side of the square images, >= 1.
+        noise: standard deviation of the noise on each hidden layer in training, >= 0.
+
+    Raises:
+        ValueError: if noise < 0.
+    """
+    if noise < 0:
+        raise ValueError(f"noise must be >= 0, got {noise}")
+    layers: list[nn.Module] = [nn.Flatten()]
+    features = in_chans * image_size**2
+    for width in (1200, 600, 300, 150):
+        layers += [nn.Linear(features, width), nn.BatchNorm1d(width), nn.ReLU(), HiddenNoise(noise)]
+        features = width
+    return nn.Sequential(*layers, nn.Linear(features, num_classes), nn.BatchNorm1d(num_classes))
 
 
 def logistic_regression(

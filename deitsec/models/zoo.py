@@ -22,6 +22,7 @@ from deitsec.models.networks import (
     papernot_cifar10,
     papernot_mnist,
     small_cnn,
+    vat_dense,
 )
 from deitsec.models.pretrained import weights_overlay
 from deitsec.models.timm_import import import_timm
@@ -36,6 +37,7 @@ OWN_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "papernot_cifar10": papernot_cifar10,
     "papernot_mnist": papernot_mnist,
     "small_cnn": small_cnn,
+    "vat_dense": vat_dense,
 }
 _OWN_MEAN, _OWN_STD = 0.5, 0.5
 # What a checkpoint may ask timm for. Nothing here reads a file or the network.

@@ -87,6 +87,7 @@ def measure(run: StudyRun[Options]) -> dict[str, Any]:
         "model": run.options.model,
         "eps": eps,
         "usual_eps": suite_eps(run.data),
+        "classes": run.data.num_classes,
         "strong": run.options.strong,
         "methods": entries,
     }

@@ -77,7 +77,8 @@ def _table(found: Mapping[str, Any]) -> str:
 
 def _verdict(found: Mapping[str, Any]) -> str:
     undefended, *trained = found["methods"]
-    learnt = [entry for entry in trained if entry["clean"] >= undefended["clean"] / 2]
+    chance = 1 / found.get("classes", 10)
+    learnt = [entry for entry in trained if entry["clean"] > 2 * chance]
     said = [_best(undefended, learnt)]
     said += [
         f"{entry['method']} learnt next to nothing at this radius: {share(entry['clean'], 1)} of "

@@ -172,8 +172,8 @@ def _archives(found: Mapping[str, Any]) -> str:
     return (
         "The paper breeds by MAP-Elites too, in one archive of champions for all classes. Here "
         f"each of the {found['methods'][0]['classes']} images asked for has an archive of its own, "
-        "so that rows do not hang on each other: of as many questions in all, an archive gets that "
-        "part of the children that the paper's one would."
+        "so that rows do not hang on each other: of as many questions in all, an archive gets one "
+        f"in {found['methods'][0]['classes']} of the children that one for all would get."
     )
 
 

@@ -53,7 +53,7 @@ def measure_impersonation(
     classes = first.logits.shape[1]
     number = min(classes - 1, _MOST_TARGETS)
     rows = kept.repeat_interleave(number)
-    step = torch.arange(1, number + 1) * ((classes - 1) // number)  # neighbours may be alike
+    step = torch.arange(1, number + 1) * (classes // (number + 1))  # neighbours may be alike
     step = step.repeat(len(kept))
     targets = (labels[rows] + step) % classes
     denial = first.success[kept].double().mean().item() if len(kept) else None

@@ -72,9 +72,10 @@ def reproduce(
     chosen.check(settings)
     source = load_data(data or (QUICK_DATA if quick else chosen.data))
     folder = out / _page_name(chosen, source.name, label, quick=quick)
-    _check_own(folder / "result.json", source.name, label)
     if fresh:
         shutil.rmtree(folder / "work", ignore_errors=True)
+    else:
+        _check_own(folder / "result.json", source.name, label)
     plain = dataclasses.asdict(settings)
     identity = {
         "study": name,
@@ -154,6 +155,8 @@ def write_page(document: Document, out: Path) -> Path:
     files = {out / name / "result.json": result.encode()}
     files |= {out / name / f"{key}.png": content for key, content in figures.items()}
     replace_files({**files, page: markdown.encode()})
+    for stale in set((out / name).glob("*.png")) - set(files):
+        stale.unlink()  # of an earlier result, which had other figures
     return page
 
 
@@ -181,7 +184,7 @@ def _check_own(result: Path, data: str, label: str | None) -> None:
         labelled = "no label" if there[1] is None else f"label {there[1]}"
         raise ValueError(
             f"{result} is of another run (data {there[0]}, {labelled}), whose page has the same "
-            "name: give another --label or --out"
+            "name: give another --label or --out, or --fresh to write over it"
         )
 
 

@@ -15,7 +15,7 @@ Shape = tuple[int, int, int]
 
 _LARGE_SIDE = 64
 _PAPER_NETWORKS = ("papernot_mnist", "papernot_cifar10")
-_PLAIN_NETWORKS = ("mnist_dense", "mnist_dense_bn", "logistic_regression")
+_PLAIN_NETWORKS = ("mnist_dense", "mnist_dense_bn", "vat_dense", "logistic_regression")
 
 _MOVED_DIGIT = Augmentation(rotation=12.0, shift=0.08, scale=0.1, shear=0.1)
 _MOVED_PHOTO = Augmentation(shift=0.1, scale=0.1, flip=True, padding="reflection")

@@ -15,6 +15,7 @@ from deitsec.attacks.smoothness import divergence, unit
 from deitsec.data import DataSource, ImageSet, balanced_rows, to_float
 from deitsec.data.image_set import UNLABELLED
 from deitsec.models import Classifier
+from deitsec.models.networks import HiddenNoise
 from deitsec.models.timm_import import import_timm
 from deitsec.training.augment import augment
 from deitsec.training.config import FitConfig
@@ -174,12 +175,12 @@ def _widened(logits: Tensor) -> Tensor:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Generator[None, None, None]:
-    """Answer by the images alone: fp32, no dropout, and no running statistic of batch norm moved.
+    """Answer by the images alone: fp32, no dropout, no noise, and no running statistic moved.
 
     Batch norm in train mode still normalises by the batch, as the step that is trained does.
     """
     dropouts = nn.modules.dropout._DropoutNd  # pyright: ignore[reportPrivateUsage]
-    drops = (dropouts, import_timm("layers").DropPath)
+    drops = (dropouts, import_timm("layers").DropPath, HiddenNoise)
     counting = [
         part
         for part in model.modules()
