@@ -30,7 +30,7 @@ from deitsec.studies.few_labels import few_labels_table
 from deitsec.studies.hidden_data import _halves
 from deitsec.studies.impersonation import measure_impersonation
 from deitsec.studies.lbfgs_distortions import measure_distortions
-from deitsec.studies.lecture import Topic, measure_topics, render_topics
+from deitsec.studies.lecture import Topic, check_topics, measure_topics, render_topics
 from deitsec.studies.picture import changed, packed, packed_change, unpacked
 from deitsec.studies.study import Page, Silent, StudyRun
 from deitsec.studies.workbook import Workbook
@@ -246,7 +246,8 @@ def test_topics_that_were_not_measured_are_named():
     assert "## B" not in page.markdown
     assert set(page.figures) == {"a-one", "c-one"}
     with pytest.raises(ValueError, match="topics: unknown 'd'; there are a, b, c"):
-        measure_topics(_bench("d"), topics)
+        check_topics(SimpleNamespace(topics=("d",)), topics)
+    check_topics(SimpleNamespace(topics=()), topics)
 
 
 def test_few_labels_are_shown_as_means():
