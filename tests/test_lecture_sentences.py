@@ -118,6 +118,16 @@ def test_no_single_change_is_named_where_none_takes_back_any():
     assert "takes back most: of fast none takes any back," in _said("adversarial-lecture", change)
 
 
+def test_a_method_that_fooled_on_nothing_takes_nothing_back():
+    def change(topics):
+        fast = topics["destruction"]["photographs"]["methods"][0]
+        fast["rates"] = dict.fromkeys(fast["rates"])
+
+    said = _said("adversarial-lecture", change)
+    assert "takes back most: of basic iterative" in said
+    assert "of fast none" not in said
+
+
 def test_destruction_like_the_published_needs_no_reason():
     said = _said("adversarial-lecture", _printed((0.125, 0.404, 0.722)))
     assert "No rate is more than 2.0 points from the published one." in said

@@ -129,6 +129,14 @@ def test_a_label_that_makes_the_name_of_another_page_is_refused(tmp_path):
         reproduce("toy", out=tmp_path, options={"steps": 1}, label="other")
 
 
+def test_figures_that_a_result_no_longer_has_are_removed(tmp_path):
+    stale = tmp_path / "toy" / "old.png"
+    stale.parent.mkdir()
+    stale.touch()
+    reproduce("toy", out=tmp_path, options={"steps": 1})
+    assert {path.name for path in stale.parent.glob("*.png")} == {"line.png"}
+
+
 def test_what_a_study_refuses_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="topics: unknown 'typo'; there are photograph, "):
         reproduce("attack-lecture", out=tmp_path, quick=True, options={"topics": ("typo",)})

@@ -28,7 +28,7 @@ from deitsec.studies.destruction import measure_destruction
 from deitsec.studies.failed_defenses import Options as FailedOptions
 from deitsec.studies.few_labels import few_labels_table
 from deitsec.studies.hidden_data import _halves
-from deitsec.studies.impersonation import measure_impersonation
+from deitsec.studies.impersonation import measure_impersonation, target_steps
 from deitsec.studies.lbfgs_distortions import measure_distortions
 from deitsec.studies.lecture import Topic, check_topics, measure_topics, render_topics
 from deitsec.studies.picture import changed, packed, packed_change, unpacked
@@ -142,6 +142,14 @@ def test_impersonation_counts_what_a_linear_model_can_be_brought_to(run):
         assert point["impersonation"] == reached / 4
         assert point["denial"] == reached / 4
     assert found["denial"] == 3 / 4
+
+
+@pytest.mark.parametrize(
+    ("classes", "steps"),
+    [(2, [1]), (3, [1, 2]), (10, list(range(1, 10))), (1000, list(range(100, 1000, 100)))],
+)
+def test_targets_are_spread_over_the_classes(classes, steps):
+    assert target_steps(classes).tolist() == steps
 
 
 def test_halves_of_the_data_share_no_image(run):

@@ -51,10 +51,9 @@ def measure_impersonation(
     )
     kept = first.clean_correct.nonzero()[:, 0]
     classes = first.logits.shape[1]
-    number = min(classes - 1, _MOST_TARGETS)
+    number = len(target_steps(classes))
     rows = kept.repeat_interleave(number)
-    step = torch.arange(1, number + 1) * (classes // (number + 1))  # neighbours may be alike
-    step = step.repeat(len(kept))
+    step = target_steps(classes).repeat(len(kept))
     targets = (labels[rows] + step) % classes
     denial = first.success[kept].double().mean().item() if len(kept) else None
     points: list[dict[str, Any]] = []
@@ -84,6 +83,12 @@ def measure_impersonation(
         "denial": denial,
         "points": points,
     }
+
+
+def target_steps(classes: int) -> Tensor:
+    """How far the targets lie from a label, int64: spread, since neighbours may be alike."""
+    number = min(classes - 1, _MOST_TARGETS)
+    return torch.arange(1, number + 1) * (classes // (number + 1))
 
 
 def impersonation_table(found: Sequence[Mapping[str, Any]]) -> str:
